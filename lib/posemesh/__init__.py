@@ -1,0 +1,100 @@
+"""A compute node for the posemesh: it leases tasks, runs them and reports what came of them.
+
+>>> import posemesh
+>>> node = posemesh.Node()
+
+Public names load when first used, so that importing this package stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from posemesh import telemetry as telemetry
+    from posemesh.config import NodeConfig as NodeConfig
+    from posemesh.errors import BadInput as BadInput
+    from posemesh.errors import CallbackRefused as CallbackRefused
+    from posemesh.errors import ChallengeRefused as ChallengeRefused
+    from posemesh.errors import ConfigError as ConfigError
+    from posemesh.errors import DiskFull as DiskFull
+    from posemesh.errors import IllegalTransition as IllegalTransition
+    from posemesh.errors import InvalidCid as InvalidCid
+    from posemesh.errors import NodeStartError as NodeStartError
+    from posemesh.errors import NodeStopped as NodeStopped
+    from posemesh.errors import PosemeshError as PosemeshError
+    from posemesh.errors import RegistrationRefused as RegistrationRefused
+    from posemesh.errors import SignInRefused as SignInRefused
+    from posemesh.errors import StorageError as StorageError
+    from posemesh.errors import TargetError as TargetError
+    from posemesh.errors import TaskStopped as TaskStopped
+    from posemesh.errors import UndecodableLease as UndecodableLease
+    from posemesh.errors import UploadFailed as UploadFailed
+    from posemesh.errors import WireError as WireError
+    from posemesh.node import Node as Node
+    from posemesh.runners.api import MultipartUpload as MultipartUpload
+    from posemesh.runners.api import TaskContext as TaskContext
+    from posemesh.runners.port import MaterializedInput as MaterializedInput
+    from posemesh.secret import Secret as Secret
+    from posemesh.types import Artifact as Artifact
+    from posemesh.types import LeaseEnvelope as LeaseEnvelope
+    from posemesh.types import TaskSpec as TaskSpec
+
+__all__ = (
+    "Artifact",
+    "BadInput",
+    "CallbackRefused",
+    "ChallengeRefused",
+    "ConfigError",
+    "DiskFull",
+    "IllegalTransition",
+    "InvalidCid",
+    "LeaseEnvelope",
+    "MaterializedInput",
+    "MultipartUpload",
+    "Node",
+    "NodeConfig",
+    "NodeStartError",
+    "NodeStopped",
+    "PosemeshError",
+    "RegistrationRefused",
+    "Secret",
+    "SignInRefused",
+    "StorageError",
+    "TargetError",
+    "TaskContext",
+    "TaskSpec",
+    "TaskStopped",
+    "UndecodableLease",
+    "UploadFailed",
+    "WireError",
+    "telemetry",
+)
+
+__version__ = "0.1.0"
+
+# Where each public name lives; the errors are all in one module.
+_HOMES: Final = {
+    "Artifact": "posemesh.types",
+    "LeaseEnvelope": "posemesh.types",
+    "MaterializedInput": "posemesh.runners.port",
+    "MultipartUpload": "posemesh.runners.api",
+    "Node": "posemesh.node",
+    "NodeConfig": "posemesh.config",
+    "Secret": "posemesh.secret",
+    "TaskContext": "posemesh.runners.api",
+    "TaskSpec": "posemesh.types",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'posemesh' has no attribute {name!r}")
+    if name == "telemetry":
+        return import_module("posemesh.telemetry")
+    return getattr(import_module(_HOMES.get(name, "posemesh.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

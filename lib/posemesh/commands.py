@@ -1,0 +1,239 @@
+"""What to do. Every command is a frozen record; it names the events that answer it, of which exactly one comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from posemesh.errors import NodeStartError
+from posemesh.events import (
+    AskFailed,
+    CommitFailed,
+    Committed,
+    Event,
+    Failure,
+    HeartbeatAccepted,
+    HeartbeatFailed,
+    LeaseId,
+    LeaseOffered,
+    LeaseUnreadable,
+    NoWork,
+    OutcomeAccepted,
+    OutcomeRejected,
+    RegistrationAccepted,
+    RegistrationRejected,
+    RunnerFailed,
+    RunnerFinished,
+    SecretStored,
+    SecretUnstored,
+    SignedIn,
+    SignInFailed,
+)
+from posemesh.secret import Secret
+from posemesh.types import JSON, LeaseEnvelope, Outcome
+
+__all__ = (
+    "AnswerCallback",
+    "Answered",
+    "Ask",
+    "Authorized",
+    "Command",
+    "CommitAccepted",
+    "CommitOutcome",
+    "GiveUp",
+    "Leave",
+    "OfferOutcome",
+    "Register",
+    "SendHeartbeat",
+    "SettleOutcome",
+    "SignIn",
+    "StartRunner",
+    "StopRunner",
+    "StoreSecret",
+    "UpdateLease",
+    "Warn",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Something the shell is to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered(Command):
+    """A command that one event answers. :meth:`failed` is that event where it could not be carried out."""
+
+    answers: ClassVar[tuple[type[Event], ...]] = ()
+
+    def failed(self, failure: Failure) -> Event:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorized(Answered):
+    """A request to the task service. The engine puts the node's token in, or answers it itself where there is none."""
+
+    token: Secret | None = None
+    generation: int = 0
+
+    def under(self, token: Secret, generation: int) -> Self:
+        return replace(self, token=token, generation=generation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register(Answered):
+    """Register the wallet with DDS, by the flow the configuration chooses."""
+
+    answers: ClassVar = (RegistrationAccepted, RegistrationRejected)
+
+    def failed(self, failure: Failure) -> Event:
+        return RegistrationRejected(failure=failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSecret(Answered):
+    """Keep the callback's secret and read it back."""
+
+    answers: ClassVar = (SecretStored, SecretUnstored)
+    request: int
+    node_id: str
+    secret: Secret
+
+    def failed(self, failure: Failure) -> Event:
+        return SecretUnstored(request=self.request, problem="persist failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerCallback(Command):
+    """Answer the waiting callback ``request``; ``text`` is the body of an answer that is not 200."""
+
+    request: int
+    status: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn(Answered):
+    """Sign in with Ethereum at DDS: fresh challenge, check, signature, verify."""
+
+    answers: ClassVar = (SignedIn, SignInFailed)
+
+    def failed(self, failure: Failure) -> Event:
+        return SignInFailed(failure=failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask(Authorized):
+    """``GET /tasks``."""
+
+    answers: ClassVar = (LeaseOffered, LeaseUnreadable, NoWork, AskFailed)
+
+    def failed(self, failure: Failure) -> Event:
+        return AskFailed(failure=failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendHeartbeat(Authorized):
+    """``POST /tasks/{id}/heartbeat``, given up after ``timeout`` seconds."""
+
+    answers: ClassVar = (HeartbeatAccepted, HeartbeatFailed)
+    lease: LeaseId
+    task_id: str
+    progress: JSON
+    events: tuple[JSON, ...]
+    timeout: float
+
+    def failed(self, failure: Failure) -> Event:
+        return HeartbeatFailed(lease=self.lease, failure=failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferOutcome(Authorized):
+    """``POST /tasks/{id}/complete`` or ``/fail``, as the outcome's kind says."""
+
+    answers: ClassVar = (OutcomeAccepted, OutcomeRejected)
+    lease: LeaseId
+    outcome: Outcome
+
+    def failed(self, failure: Failure) -> Event:
+        return OutcomeRejected(lease=self.lease, failure=failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitAccepted(Answered):
+    """Write to the ledger that this lease was taken."""
+
+    answers: ClassVar = (Committed, CommitFailed)
+    lease: LeaseId
+    envelope: LeaseEnvelope
+
+    def failed(self, failure: Failure) -> Event:
+        return CommitFailed(lease=self.lease, problem=failure.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitOutcome(Answered):
+    """Write to the ledger how this lease ended here."""
+
+    answers: ClassVar = (Committed, CommitFailed)
+    lease: LeaseId
+    outcome: Outcome
+
+    def failed(self, failure: Failure) -> Event:
+        return CommitFailed(lease=self.lease, problem=failure.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleOutcome(Command):
+    """Note in the ledger how the outcome's delivery ended. Unanswered: a note that is lost costs one more offer."""
+
+    lease: LeaseId
+    ending: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRunner(Answered):
+    """Set the task up and run user code for it."""
+
+    answers: ClassVar = (RunnerFinished, RunnerFailed)
+    lease: LeaseId
+    envelope: LeaseEnvelope
+
+    def failed(self, failure: Failure) -> Event:
+        return RunnerFailed(lease=self.lease, code="setup_failed", message=failure.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRunner(Command):
+    """Tell user code to stop. Its end is the answer to StartRunner."""
+
+    lease: LeaseId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateLease(Command):
+    """A running task has new terms: the domain token of its next request among them."""
+
+    lease: LeaseId
+    envelope: LeaseEnvelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp(Command):
+    """The node cannot start: ``error`` is what ``start()`` raises."""
+
+    error: NodeStartError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave(Command):
+    """The node has nothing left to do and may end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warn(Command):
+    """Tell the operator."""
+
+    message: str

@@ -1,0 +1,296 @@
+"""What one lifecycle's move means to another: a table over joint states.
+
+Machines do not know of each other. After every event the rules are looked at from the top: those of the node, those of
+each lease that moved, the last ones. The first whose joint state holds sends its events, and the search begins anew,
+until none holds (a fixed point). So a rule's events must make its condition false, and where two rules hold, the upper
+one wins. The order is part of the meaning:
+
+* a cancellation in a heartbeat's answer comes before the news that the first heartbeat is settled, so that nothing
+  starts;
+* a stopping node's word comes before the first heartbeat, so that none is sent for a task that is given back;
+* a withdrawn outcome comes before a settled flush, so that a cancelled task is not reported complete;
+* the poller hears last what the node holds, when an outcome that was just committed has become a delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+from posemesh.events import (
+    CensusTaken,
+    Emptied,
+    Event,
+    FlushSettled,
+    FlushWanted,
+    KeepAliveSettled,
+    KeepAliveWanted,
+    LeaseCancelled,
+    LeaseEnded,
+    LeaseLost,
+    NodeStopping,
+    OutcomeReady,
+    OutcomeWithdrawn,
+    RearmNoted,
+    RunnerAbandoned,
+    SignInWanted,
+    TokenRejected,
+    TokenRenewed,
+    WalletDisowned,
+)
+from posemesh.machines._kernel import State
+from posemesh.machines.auth import Auth, AuthState
+from posemesh.machines.delivery import UNDELIVERED, Delivery, DeliveryState
+from posemesh.machines.lease import Lease, LeaseState, StopReason
+from posemesh.machines.poller import Poller, PollerState
+from posemesh.machines.registration import Registration, RegistrationState
+from posemesh.machines.session import Flush, Session, SessionState
+
+__all__ = ("LAST_RULES", "LEASE_RULES", "NODE_RULES", "Census", "Joint", "Rule", "concerns_auth", "first_that_holds")
+
+Census: TypeAlias = tuple[int, int, int, int, int]
+"""busy, backlog, settling, ran, unran: the fields of CensusTaken."""
+
+
+@dataclass(slots=True)
+class Joint:
+    """The machines of a node, and those of one lease where a lease is looked at."""
+
+    registration: Registration
+    auth: Auth
+    poller: Poller
+    census: Census = (0, 0, 0, 0, 0)
+    lease: Lease | None = None
+    session: Session | None = None
+    delivery: Delivery | None = None
+
+    def states(self) -> tuple[State | None, ...]:
+        """The state of each machine, in the order of the fields; None for one that does not exist."""
+        return (
+            self.registration.state,
+            self.auth.state,
+            self.poller.state,
+            None if self.lease is None else self.lease.state,
+            None if self.session is None else self.session.state,
+            None if self.delivery is None else self.delivery.state,
+        )
+
+
+_MACHINES = ("registration", "auth", "poller", "lease", "session", "delivery")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """Where each named machine is in one of its states and ``when`` holds, send ``tell`` (machine, event), because
+    ``why``.
+
+    None among the states stands for a machine that does not exist (yet).
+    """
+
+    where: dict[str, tuple[State | None, ...]]
+    tell: tuple[tuple[str, Callable[[Joint], Event]], ...]
+    why: str
+    when: Callable[[Joint], bool] | None = None
+
+
+@cache
+def _candidates(rules: tuple[Rule, ...], states: tuple[State | None, ...]) -> tuple[Rule, ...]:
+    """The rules whose joint state is ``states``: the table's row, looked up once."""
+    now = dict(zip(_MACHINES, states, strict=True))
+    return tuple(rule for rule in rules if all(now[machine] in wanted for machine, wanted in rule.where.items()))
+
+
+def first_that_holds(rules: tuple[Rule, ...], joint: Joint) -> Rule | None:
+    """The uppermost rule whose joint state and condition hold."""
+    for rule in _candidates(rules, joint.states()):
+        if rule.when is None or rule.when(joint):
+            return rule
+    return None
+
+
+def concerns_auth(event: Event) -> Event | None:
+    """A 401 concerns the token, whoever met it."""
+    failure = getattr(event, "failure", None)
+    if failure is not None and failure.unauthorized and failure.generation:
+        return TokenRejected(generation=failure.generation)
+    return None
+
+
+def _key(joint: Joint) -> int:
+    subject = joint.lease or joint.session or joint.delivery
+    return subject.key if subject is not None else 0
+
+
+def _renewed(joint: Joint) -> Event:
+    return TokenRenewed(lease=_key(joint), generation=joint.auth.generation)
+
+
+def _poller_census(joint: Joint) -> Census:
+    poller = joint.poller
+    return poller.busy, poller.backlog, poller.settling, poller.ran, poller.unran
+
+
+def _census(joint: Joint) -> Event:
+    busy, backlog, settling, ran, unran = joint.census
+    return CensusTaken(busy=busy, backlog=backlog, settling=settling, ran=ran, unran=unran)
+
+
+def _holds_nothing(joint: Joint) -> bool:
+    return joint.census[:2] == (0, 0) and joint.poller.asking == 0
+
+
+def _reports_a_run(joint: Joint) -> bool:
+    return joint.lease is not None and joint.lease.ran
+
+
+def _flush_open(joint: Joint) -> bool:
+    return _reports_a_run(joint) and joint.session is not None and joint.session.flush is Flush.NONE
+
+
+def _flush_over(joint: Joint) -> bool:
+    return not _reports_a_run(joint) or joint.session is None or joint.session.flush is Flush.DONE
+
+
+def _first_settled(joint: Joint) -> bool:
+    return joint.session is not None and joint.session.settled and joint.lease is not None and not joint.lease.settled
+
+
+def _outcome(joint: Joint) -> Event:
+    assert joint.lease is not None and joint.lease.outcome is not None
+    return OutcomeReady(lease=joint.lease.key, outcome=joint.lease.outcome)
+
+
+def _not_told(*reasons: StopReason) -> Callable[[Joint], bool]:
+    return lambda joint: joint.lease is not None and joint.lease.stop not in reasons
+
+
+def _lost(joint: Joint) -> Event:
+    return LeaseLost(lease=_key(joint), expired=joint.session is not None and joint.session.expired)
+
+
+_TOKEN = (AuthState.SIGNED_IN, AuthState.REFRESHING)
+_BEGUN = (LeaseState.ACCEPTED, LeaseState.PREPARING, LeaseState.RUNNING)
+_UNENDED = (*_BEGUN, LeaseState.STOPPING, LeaseState.UNSTOPPABLE)
+_KEPT = (SessionState.PENDING, SessionState.ALIVE, SessionState.TROUBLED)
+_DELIVERY_OVER = tuple(state for state in DeliveryState if state not in UNDELIVERED)
+
+NODE_RULES = (
+    Rule(
+        {},
+        (("registration", lambda j: WalletDisowned()), ("auth", lambda j: RearmNoted())),
+        "DDS does not know the wallet: registering again is what mends the sign-in",
+        lambda j: j.auth.disowned,
+    ),
+    Rule(
+        {"registration": (RegistrationState.REGISTERED,), "auth": (AuthState.SIGNED_OUT,)},
+        (("auth", lambda j: SignInWanted()),),
+        "a registered wallet can sign in",
+    ),
+    Rule(
+        {"auth": _TOKEN},
+        (("poller", _renewed),),
+        "with a token the service can be asked",
+        lambda j: j.poller.token_generation != j.auth.generation,
+    ),
+)
+
+LEASE_RULES = (
+    Rule(
+        {"poller": (PollerState.DRAINING,), "lease": (LeaseState.ACCEPTED, LeaseState.PREPARING)},
+        (("lease", lambda j: NodeStopping(lease=_key(j))),),
+        "a stopping node begins nothing",
+        _not_told(*StopReason),
+    ),
+    Rule(
+        {"poller": (PollerState.CLOSING, PollerState.STOPPED), "lease": _BEGUN},
+        (("lease", lambda j: NodeStopping(lease=_key(j))),),
+        "the time for running tasks is over",
+        _not_told(*StopReason),
+    ),
+    Rule(
+        {"lease": (LeaseState.ACCEPTED,), "session": (None,)},
+        (("session", lambda j: KeepAliveWanted(lease=_key(j), ttl=j.lease.ttl if j.lease else None)),),
+        "an accepted lease must be kept alive from the start",
+        lambda j: j.lease is not None and j.lease.stop is None,
+    ),
+    Rule(
+        {"auth": _TOKEN, "session": _KEPT},
+        (("session", _renewed),),
+        "a heartbeat may wait for the token",
+        lambda j: j.session is not None and j.session.token_generation != j.auth.generation,
+    ),
+    Rule(
+        {"auth": _TOKEN, "delivery": tuple(UNDELIVERED)},
+        (("delivery", _renewed),),
+        "an outcome may wait for the token",
+        lambda j: j.delivery is not None and j.delivery.token_generation != j.auth.generation,
+    ),
+    Rule(
+        {"session": (SessionState.CANCELLED,), "lease": _UNENDED},
+        (("lease", lambda j: LeaseCancelled(lease=_key(j))),),
+        "the service wants the task ended",
+        _not_told(StopReason.CANCELLED),
+    ),
+    Rule(
+        {"session": (SessionState.LOST,), "lease": _UNENDED},
+        (("lease", _lost),),
+        "without its lease a task must not go on",
+        _not_told(StopReason.LOST, StopReason.EXPIRED),
+    ),
+    Rule(
+        {"poller": (PollerState.DRAINING, PollerState.CLOSING), "lease": (LeaseState.UNSTOPPABLE,)},
+        (("lease", lambda j: RunnerAbandoned(lease=_key(j))),),
+        "user code that does not stop must not keep the node",
+    ),
+    Rule(
+        {"lease": (LeaseState.ACCEPTED, LeaseState.PREPARING)},
+        (("lease", lambda j: KeepAliveSettled(lease=_key(j))),),
+        "user code waits for the first heartbeat",
+        _first_settled,
+    ),
+    Rule(
+        {"lease": (LeaseState.SETTLED,), "delivery": (None,)},
+        (("delivery", _outcome),),
+        "a committed outcome has to be reported",
+    ),
+    Rule(
+        {"session": (SessionState.CANCELLED,), "delivery": (DeliveryState.PENDING, DeliveryState.BACKING_OFF)},
+        (("delivery", lambda j: OutcomeWithdrawn(lease=_key(j))),),
+        "a cancelled task is not reported complete, unless that may have been heard already",
+        lambda j: j.delivery is not None and not j.delivery.reply_lost,
+    ),
+    Rule(
+        {"delivery": (DeliveryState.PENDING,)},
+        (("session", lambda j: FlushWanted(lease=_key(j))),),
+        "what user code reported last should arrive before the report of its end",
+        _flush_open,
+    ),
+    Rule(
+        {"delivery": (DeliveryState.PENDING,)},
+        (("delivery", lambda j: FlushSettled(lease=_key(j))),),
+        "nothing is to be waited for any more",
+        _flush_over,
+    ),
+    Rule(
+        {"session": _KEPT, "delivery": _DELIVERY_OVER},
+        (("session", lambda j: LeaseEnded(lease=_key(j))),),
+        "the service has answered the report",
+    ),
+)
+
+LAST_RULES = (
+    Rule(
+        {},
+        (("poller", _census),),
+        "what the node holds decides whether it asks",
+        lambda j: j.census != _poller_census(j),
+    ),
+    Rule(
+        {"poller": (PollerState.DRAINING, PollerState.CLOSING)},
+        (("poller", lambda j: Emptied()),),
+        "a stopping node that holds nothing may leave",
+        _holds_nothing,
+    ),
+)

@@ -1,0 +1,141 @@
+"""Every error posemesh raises on purpose. Each message says what was expected and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+__all__ = (
+    "BadInput",
+    "CallbackRefused",
+    "ChallengeRefused",
+    "ConfigError",
+    "DiskFull",
+    "IllegalTransition",
+    "InvalidCid",
+    "NodeStartError",
+    "NodeStopped",
+    "PosemeshError",
+    "RegistrationRefused",
+    "SignInRefused",
+    "StorageError",
+    "TargetError",
+    "TaskStopped",
+    "UndecodableLease",
+    "UploadFailed",
+    "WireError",
+)
+
+
+class PosemeshError(Exception):
+    """The base of all of them."""
+
+
+class ConfigError(PosemeshError):
+    """Settings that cannot be used. ``problems`` holds one line a variable, never a secret's value."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("configuration:\n" + "\n".join(f"  {line}" for line in self.problems))
+
+
+class IllegalTransition(PosemeshError):
+    """An event that the machine's table has no edge for. Nothing was changed.
+
+    ``state`` and ``trigger`` name the cell of the table; ``story`` holds the latest moves before it.
+    """
+
+    def __init__(self, machine: str, state: str, trigger: str, story: Sequence[str] = ()) -> None:
+        self.machine = machine
+        self.state = state
+        self.trigger = trigger
+        self.story = tuple(story)
+        past = "; before it: " + ", ".join(self.story) if self.story else ""
+        super().__init__(f"{machine} in state {state!r} has no edge for {trigger}{past}")
+
+
+class NodeStartError(PosemeshError):
+    """The node could not start and will not try again."""
+
+
+class RegistrationRefused(NodeStartError):
+    """DDS answered 400, 401 or 403 to the registration three times running, before any success."""
+
+
+class SignInRefused(NodeStartError):
+    """DDS refused every sign-in of a round (400, 401 or 403), before the first token."""
+
+
+class NodeStopped(PosemeshError):
+    """Asked of a node that is not running."""
+
+
+class TaskStopped(PosemeshError):
+    """The task was told to stop, so nothing more goes out for it: its lease is over, it was cancelled, or the node
+    leaves.
+    """
+
+
+class TargetError(PosemeshError):
+    """The program or module given to ``run`` holds no usable ``Node``."""
+
+
+class WireError(PosemeshError):
+    """A body, header or name that does not have the form the protocol gives it."""
+
+
+class UndecodableLease(WireError):
+    """A lease that cannot be read. ``task_id`` is set where it names its task, so it can be failed back."""
+
+    def __init__(self, reason: str, task_id: str | None = None) -> None:
+        self.reason = reason
+        self.task_id = task_id
+        super().__init__(f"lease cannot be decoded: {reason}")
+
+
+class CallbackRefused(WireError):
+    """A registration callback the node does not take. ``status`` and ``text`` are the answer it gets."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        self.text = text
+        super().__init__(f"registration callback answered {status}: {text}")
+
+
+class ChallengeRefused(WireError):
+    """A sign-in challenge that is not for this node and this DDS. It was not signed."""
+
+
+class InvalidCid(WireError):
+    """An input id that names no item of the lease's domain."""
+
+
+class StorageError(PosemeshError):
+    """The domain server did not do what was asked. ``status`` is its HTTP status, None without an answer.
+
+    ``code`` is what a task that ends with this error is failed with.
+    """
+
+    code: ClassVar[str] = "storage_failed"
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class BadInput(StorageError):
+    """An input that did not come whole, cannot be read, exceeds a limit or is not safe to unpack. Nothing is left."""
+
+    code = "bad_input"
+
+
+class UploadFailed(StorageError):
+    """An artifact that is not, or not surely, on the domain server."""
+
+    code = "upload_failed"
+
+
+class DiskFull(StorageError):
+    """No room is left for the task's files, on the disk or under WORKSPACE_BYTES_MAX."""
+
+    code = "disk_full"

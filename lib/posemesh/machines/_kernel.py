@@ -1,0 +1,250 @@
+"""How a lifecycle is written and moved: the one place that imports ``transitions``.
+
+A lifecycle is a tuple of :class:`Edge` rows. Rows for the same state and event are tried in order; the first whose
+guard holds is taken; the last must have no guard. A row with ``dest=None`` stays where it is, without entering the
+state anew. Guards read; actions change the subject's data and return commands. What no row names cannot happen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Any, Generic, Self, TypeAlias, TypeVar
+
+from transitions import EventData, Machine, MachineError, Transition
+
+from posemesh.commands import Command
+from posemesh.config import NodeConfig
+from posemesh.errors import IllegalTransition
+from posemesh.events import Event, LeaseId
+
+__all__ = ("Edge", "Lifecycle", "Moved", "State", "Step", "Subject")
+
+logging.getLogger("transitions").setLevel(logging.WARNING)
+
+STORY_LENGTH = 12
+
+
+class State(StrEnum):
+    """A state and, in words, when a machine is in it."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+E = TypeVar("E", bound=Event, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[E]):
+    """One event and all that a machine may know besides its own data. ``now`` is monotonic, in seconds."""
+
+    event: E
+    now: float
+    rng: Random
+    config: NodeConfig
+    capabilities: frozenset[str]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Subject:
+    """What every lifecycle's data have. ``timers`` are deadlines: at that time that event is due.
+
+    ``queued`` is the deadline that whoever drives the subject has taken note of.
+    """
+
+    state: State
+    key: LeaseId = 0
+    since: float = 0.0
+    timers: dict[type[Event], float] = field(default_factory=dict)
+    queued: float | None = None
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
+
+    def arm(self, event: type[Event], at: float) -> None:
+        self.timers[event] = at
+
+    def disarm(self, *events: type[Event]) -> None:
+        for event in events:
+            self.timers.pop(event, None)
+
+    @property
+    def deadline(self) -> float | None:
+        """The earliest timer, None without one."""
+        return min(self.timers.values(), default=None)
+
+
+S = TypeVar("S", bound=Subject)
+Guard: TypeAlias = Callable[[Any, Step[Any]], bool]
+Action: TypeAlias = Callable[[Any, Step[Any]], Command | Sequence[Command] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One row: on ``event``, from each of ``source``, if ``when`` holds, to ``dest``, doing ``do``, because ``why``."""
+
+    event: type[Event]
+    source: State | tuple[State, ...]
+    dest: State | None
+    why: str
+    when: Guard | None = None
+    do: tuple[Action, ...] = ()
+
+    @property
+    def sources(self) -> tuple[State, ...]:
+        return (self.source,) if isinstance(self.source, State) else self.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """One step of one machine, as it is logged and shown. ``dest`` equals ``source`` where the machine stayed."""
+
+    machine: str
+    key: LeaseId
+    source: str
+    trigger: str
+    dest: str
+    why: str
+    at: float
+
+
+class _Row(Transition):
+    """A ``transitions`` row that remembers the edge it was made from."""
+
+    def __init__(self, *args: Any, edge: Edge, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.edge = edge
+
+
+class _Machine(Machine):
+    transition_cls = _Row
+
+
+class _Firing:
+    """What one trigger leaves behind: the edge taken and the commands of its actions."""
+
+    __slots__ = ("commands", "edge", "step")
+
+    def __init__(self, step: Step[Any]) -> None:
+        self.step = step
+        self.edge: Edge | None = None
+        self.commands: list[Command] = []
+
+
+def _condition(guard: Guard) -> Callable[[EventData], bool]:
+    def holds(data: EventData) -> bool:
+        return guard(data.model, data.kwargs["firing"].step)
+
+    return holds
+
+
+def _effect(edge: Edge) -> Callable[[EventData], None]:
+    def act(data: EventData) -> None:
+        firing: _Firing = data.kwargs["firing"]
+        firing.edge = edge
+        for action in edge.do:
+            match action(data.model, firing.step):
+                case None:
+                    pass
+                case Command() as command:
+                    firing.commands.append(command)
+                case commands:
+                    firing.commands.extend(commands)
+
+    return act
+
+
+class Lifecycle(Generic[S]):
+    """One machine's table, built once. It holds no state: that is in the subjects it moves."""
+
+    def __init__(
+        self,
+        name: str,
+        states: type[State],
+        table: tuple[Edge, ...],
+        *,
+        subject: type[S],
+        initial: State,
+        ends: tuple[State, ...] = (),
+    ) -> None:
+        self.name = name
+        self.states = states
+        self.table = table
+        self.subject = subject
+        self.initial = initial
+        self.ends = frozenset(ends)
+        self._takes = {(state, edge.event) for edge in table for state in edge.sources}
+        self._machine = _Machine(
+            model=None,
+            states=states,
+            initial=initial,
+            name=name,
+            auto_transitions=False,
+            send_event=True,
+            queued=False,
+            ignore_invalid_triggers=False,
+        )
+        for edge in table:
+            self._machine.add_transition(
+                edge.event.__name__,
+                list(edge.sources),
+                edge.dest,
+                conditions=[] if edge.when is None else [_condition(edge.when)],
+                before=[_effect(edge)],
+                edge=edge,
+            )
+
+    def check(self, subject: S | None, event: Event) -> None:
+        """Raise IllegalTransition where ``subject`` (None: one that is still to be made) has no edge for ``event``."""
+        state = self.initial if subject is None else subject.state
+        if (state, type(event)) not in self._takes:
+            story = () if subject is None else subject.story
+            raise IllegalTransition(self.name, state.value, type(event).__name__, tuple(story))
+
+    def fire(self, subject: S, step: Step[Event]) -> tuple[list[Command], Moved]:
+        """Move ``subject`` by ``step.event``: the commands that follow, and the record of the move.
+
+        Raises IllegalTransition, with nothing changed, where the table has no row for the state and the event.
+        """
+        trigger = type(step.event).__name__
+        source, firing = subject.state, _Firing(step)
+        try:
+            moved = self._machine.events[trigger].trigger(subject, firing=firing)
+        except (MachineError, KeyError):
+            if firing.edge is not None:
+                raise
+            raise IllegalTransition(self.name, source.value, trigger, tuple(subject.story)) from None
+        if not moved or firing.edge is None:
+            raise IllegalTransition(self.name, source.value, trigger, tuple(subject.story))
+        if firing.edge.dest is not None:
+            subject.since = step.now
+        if subject.state in self.ends:
+            subject.timers.clear()
+        subject.story.append(f"{source} --{trigger}--> {subject.state}")
+        record = Moved(
+            machine=self.name,
+            key=subject.key,
+            source=source.value,
+            trigger=trigger,
+            dest=subject.state.value,
+            why=firing.edge.why,
+            at=step.now,
+        )
+        return firing.commands, record
+
+    def cells(self) -> Iterator[tuple[State, type[Event], tuple[Edge, ...]]]:
+        """Every (state, event) of the table with its rows, in order."""
+        events = dict.fromkeys(edge.event for edge in self.table)
+        for state in self.states:
+            for event in events:
+                rows = tuple(edge for edge in self.table if edge.event is event and state in edge.sources)
+                if rows:
+                    yield state, event, rows
