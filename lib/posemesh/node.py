@@ -1,0 +1,273 @@
+"""``posemesh.Node``: what a host sees."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from posemesh import telemetry
+from posemesh.config import NodeConfig
+from posemesh.errors import ConfigError, NodeStopped, PosemeshError
+from posemesh.machines._kernel import Moved
+from posemesh.runners.api import Runner, RunnerFunction
+from posemesh.runners.noop import CAPABILITY as NOOP
+from posemesh.runners.noop import noop
+from posemesh.runtime import Runtime
+from posemesh.shell.clock import Clock, SystemClock
+from posemesh.shell.ledger import MemoryLedger
+from posemesh.shell.offload import HostOffload, Offload, ThreadOffload
+from posemesh.shell.secrets import MemorySecretStore, SecretStore
+from posemesh.snapshot import Statistics
+from posemesh.target import importing
+
+__all__ = ("Node",)
+
+DEFAULT_PORT = 8080
+F = TypeVar("F", bound=RunnerFunction)
+
+
+class Node:
+    """One compute node: it leases tasks for the capabilities it has runners for, runs them and reports what came of
+    them.
+
+    Making one does no I/O, reads no configuration and never fails. ``config`` is read from the environment by
+    :meth:`start` and :meth:`run` where it is None. Several nodes in one process, or on one loop, share nothing.
+    """
+
+    def __init__(
+        self, config: NodeConfig | None = None, *, runners: Iterable[Runner] = (), clock: Clock | None = None
+    ) -> None:
+        self._config = config
+        self._clock: Clock = clock or SystemClock()
+        self._given = tuple(runners)
+        self._runners: dict[str, RunnerFunction] = {}
+        self._runtime: Runtime | None = None
+        self._statistics: Statistics | None = None
+        self._closing: asyncio.Future[None] | None = None
+        # What a simulation puts in place of these is not part of the public surface.
+        self._offload: Callable[[], Offload] = HostOffload
+        self._rng = Random()
+        self._secrets: SecretStore = MemorySecretStore()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._runtime is None else repr(self._runtime.address)
+        return f"<Node {state} {sorted(self._runners)}>"
+
+    def runner(
+        self,
+        capability: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        executor: str | None = None,
+        timeout: float | None = None,
+        slots: int | None = None,
+        resources: Mapping[str, int] | None = None,
+        restart: str | None = None,
+    ) -> Callable[[F], F]:
+        """Decorate an ``async def run(task)`` to offer ``capability`` (1 to 256 bytes, no blanks).
+
+        Raises ValueError for a capability that is taken or has no such form, TypeError for what is no function, and
+        NotImplementedError for an option that is not built yet.
+        """
+        options: dict[str, object] = {"name": name, "labels": labels, "executor": executor, "timeout": timeout}
+        options |= {"slots": slots, "resources": resources, "restart": restart}
+        for option, value in options.items():
+            if value is not None:
+                raise NotImplementedError(f"runner option {option!r} is not built yet; leave it out")
+
+        def register(function: F) -> F:
+            self._add(capability, function)
+            return function
+
+        return register
+
+    async def start(self) -> None:
+        """Register, sign in, and begin to lease; user code runs on this loop. Returns after the first sign-in.
+
+        Raises ConfigError, RegistrationRefused, SignInRefused. Serves HTTP only where NODE_PORT or NODE_URL is set.
+        """
+        config = self._config or NodeConfig.from_env()
+        default = DEFAULT_PORT if config.node_url else None
+        await self._open(config, self._offload, config.node_port if config.node_port is not None else default)
+        runtime = self._running()
+        try:
+            await asyncio.wait((runtime.ready, runtime.left), return_when=asyncio.FIRST_COMPLETED)
+            if not runtime.ready.done():
+                runtime.left.result()
+                raise NodeStopped("the node was told to stop before it had signed in")
+            runtime.ready.result()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Take nothing new, let running tasks end for ``drain`` seconds (DRAIN_TIMEOUT_SECS; 0 cancels them), report,
+        leave.
+
+        A node that is not running is left as it is.
+        """
+        runtime = self._runtime
+        if runtime is None:
+            return
+        seconds = runtime.config.drain_timeout_secs if drain is None else drain
+        runtime.drain(seconds) if seconds > 0 else runtime.cancel()
+        with suppress(PosemeshError):
+            await asyncio.shield(runtime.left)
+        await self._close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def run(self, *, env_file: str | Path | None = None) -> None:
+        """Run until told to stop: the program's main. Owns signals and logging; user code has a loop of its own.
+
+        Returns after SIGINT or SIGTERM and a drained stop. What is wrong is printed, then SystemExit: 2 for the
+        configuration, 1 for a start that was refused. Does nothing while ``posemesh-node run`` imports the file. Raises
+        PosemeshError on a running loop and off the main thread.
+        """
+        if importing():
+            return
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise PosemeshError("run() needs a loop and the signals to itself; on a running loop, await node.start()")
+        if threading.current_thread() is not threading.main_thread():
+            raise PosemeshError("run() needs the main thread, where signals arrive; elsewhere, await node.start()")
+        try:
+            config = self._config or NodeConfig.from_env(env_file=env_file)
+            telemetry.init(format=config.log_format, level=config.log_level)
+            asyncio.run(self._main(config))
+        except PosemeshError as error:
+            print(f"posemesh: {telemetry.scrub(str(error))}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+
+    def statistics(self) -> Statistics:
+        """A snapshot of the machines, the tasks and the counters; after a stop, the last one. Raises NodeStopped before
+        a start.
+        """
+        if self._runtime is not None:
+            return self._runtime.statistics()
+        if self._statistics is None:
+            raise NodeStopped("the node has not been started; call start() or run()")
+        return self._statistics
+
+    def transitions(self) -> AsyncIterator[Moved]:
+        """Every move of every machine from now on, until the node has stopped. Raises NodeStopped where it is not
+        running.
+        """
+        return self._running().records()
+
+    async def _main(self, config: NodeConfig) -> None:
+        loop = asyncio.get_running_loop()
+        signals = heeded = 0
+
+        def told(number: int) -> None:
+            nonlocal signals
+            signals += 1
+            if signals == 2:
+                for each in (signal.SIGINT, signal.SIGTERM):
+                    loop.remove_signal_handler(each)
+                    signal.signal(each, signal.SIG_DFL)
+            if signals > 2:  # it came in the same turn of the loop as the second
+                signal.raise_signal(number)
+            heed()
+
+        def heed() -> None:
+            nonlocal heeded
+            if self._runtime is not None and signals > heeded:
+                heeded = signals
+                self._runtime.drain(config.drain_timeout_secs) if signals == 1 else self._runtime.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, told, number)
+        try:
+            await self._open(config, ThreadOffload, DEFAULT_PORT if config.node_port is None else config.node_port)
+            heed()
+            await self._running().left
+        finally:
+            await self._close()
+
+    async def _open(self, config: NodeConfig, offload: Callable[[], Offload], port: int | None) -> None:
+        if self._runtime is not None:
+            raise PosemeshError("the node is running already; stop it first")
+        self._closing = None
+        runners = self._offered(config)
+        self._runtime = Runtime(
+            config,
+            runners,
+            clock=self._clock,
+            offload=offload(),
+            rng=self._rng,
+            ledger=MemoryLedger(),
+            secrets=self._secrets,
+        )
+        try:
+            await self._runtime.open(port, fixed=config.node_port is not None or config.node_url is not None)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _close(self) -> None:
+        """Close the runtime, once, whoever asks and whether or not they are cancelled while they wait."""
+        if self._runtime is not None:
+            runtime, self._runtime = self._runtime, None
+            self._statistics = runtime.statistics()
+            self._closing = asyncio.ensure_future(runtime.close())
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    def _running(self) -> Runtime:
+        if self._runtime is None:
+            raise NodeStopped("the node is not running; call start() first")
+        return self._runtime
+
+    def _offered(self, config: NodeConfig) -> dict[str, RunnerFunction]:
+        """The runners by capability: decorated, given, and the no-op where it is enabled."""
+        offered = dict(self._runners)
+        for runner in self._given:
+            capability = runner.capability()
+            _check(capability, offered)
+            offered[capability] = runner.run
+        if config.enable_noop and NOOP not in offered:
+            offered[NOOP] = noop(config.noop_sleep_secs)
+        if not offered:
+            raise ConfigError(
+                ['no runner: decorate one with @node.runner("/your/capability/v1"), or set ENABLE_NOOP=true']
+            )
+        return offered
+
+    def _add(self, capability: str, function: Any) -> None:
+        _check(capability, self._runners)
+        if not callable(function):
+            raise TypeError(f"expected an `async def run(task)` for {capability}, got {type(function).__name__}")
+        if not inspect.iscoroutinefunction(function):
+            raise NotImplementedError(f"runner {capability}: only `async def` functions can be run so far; make it one")
+        if self._runtime is not None:
+            raise PosemeshError(
+                f"runner {capability}: DDS knows this node's capabilities already; add runners before start()"
+            )
+        self._runners[capability] = function
+
+
+def _check(capability: str, taken: Mapping[str, object]) -> None:
+    if not 1 <= len(capability.encode()) <= 256 or not capability.isprintable():
+        raise ValueError(f"expected a capability of 1 to 256 bytes, such as /examples/hello/v1, got {capability!r:.80}")
+    if any(letter.isspace() for letter in capability):
+        raise ValueError(f"expected a capability without blanks, got {capability!r}")
+    if capability in taken:
+        raise ValueError(f"capability {capability} has a runner already; a node has one for each")

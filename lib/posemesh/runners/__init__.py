@@ -1,0 +1,5 @@
+"""How user code meets the node."""
+
+from __future__ import annotations
+
+__all__ = ()

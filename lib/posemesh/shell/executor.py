@@ -1,0 +1,177 @@
+"""Commands become coroutines; each ends in exactly one event, also when it fails or is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from posemesh.commands import (
+    AnswerCallback,
+    Answered,
+    Ask,
+    Command,
+    CommitAccepted,
+    CommitOutcome,
+    GiveUp,
+    Leave,
+    OfferOutcome,
+    Register,
+    SendHeartbeat,
+    SettleOutcome,
+    SignIn,
+    StartRunner,
+    StopRunner,
+    StoreSecret,
+    UpdateLease,
+    Warn,
+)
+from posemesh.errors import NodeStartError
+from posemesh.events import Committed, Event, Failure, LeaseId, SecretStored, SecretUnstored
+from posemesh.runners.api import RunnerFunction
+from posemesh.shell.host import Storage, TaskHost
+from posemesh.shell.ledger import Ledger
+from posemesh.shell.network import Network
+from posemesh.shell.offload import Offload
+from posemesh.shell.secrets import SecretStore
+from posemesh.telemetry import logger
+
+__all__ = ("Executor",)
+
+
+class Executor:
+    """One node's hands. ``post`` takes the events; ``left`` is called when the node has nothing left to do, with its
+    error.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        ledger: Ledger,
+        secrets: SecretStore,
+        offload: Offload,
+        runners: Mapping[str, RunnerFunction],
+        storage: Callable[[TaskHost], Storage],
+        post: Callable[[Event], None],
+        left: Callable[[NodeStartError | None], None],
+    ) -> None:
+        self._network = network
+        self._ledger = ledger
+        self._secrets = secrets
+        self._offload = offload
+        self._runners = runners
+        self._storage = storage
+        self._post = post
+        self._left = left
+        self._hosts: dict[LeaseId, TaskHost] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._callbacks: dict[int, asyncio.Future[AnswerCallback]] = {}
+        self._closed = False
+
+    def execute(self, command: Command) -> None:
+        """Carry ``command`` out: at once where it is not answered, else as a task that posts its answer."""
+        match command:
+            case Answered():
+                if isinstance(command, StartRunner):  # now, since a stop may follow in the same step
+                    self._hosts[command.lease] = TaskHost(command, self._offload, self._post, self._storage)
+                job = asyncio.ensure_future(self._answer(command))
+                self._jobs.add(job)
+                job.add_done_callback(self._jobs.discard)
+            case AnswerCallback(request=request):
+                waiting = self._callbacks.pop(request, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(command)
+            case StopRunner(lease=lease):
+                if lease in self._hosts:
+                    self._hosts[lease].stop()
+            case UpdateLease(lease=lease, envelope=envelope):
+                if lease in self._hosts:
+                    self._hosts[lease].envelope = envelope
+            case SettleOutcome(lease=lease, ending=ending):
+                try:
+                    self._ledger.settle(lease, ending)
+                except Exception as error:
+                    logger().opt(exception=error).warning("the ledger did not take note of a delivery's end")
+            case Warn(message=message):
+                logger().warning(message)
+            case GiveUp(error=error):
+                self._left(error)
+            case Leave():
+                self._left(None)
+            case _:
+                raise TypeError(f"no way to carry out {command}")
+
+    def expect_callback(self, request: int) -> asyncio.Future[AnswerCallback]:
+        """The answer to the registration callback of that number, when the machine gives it."""
+        future: asyncio.Future[AnswerCallback] = asyncio.get_running_loop().create_future()
+        self._callbacks[request] = future
+        return future
+
+    async def close(self) -> None:
+        """Cancel what is still in flight and wait for it; user code that does not stop is not waited for."""
+        self._closed = True
+        for host in self._hosts.values():
+            host.stop()
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    async def _answer(self, command: Answered) -> None:
+        try:
+            event = await self._coroutine(command)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            event = command.failed(Failure(message="cancelled"))
+        except Exception as error:
+            logger().opt(exception=error).error(f"{type(command).__name__} failed")
+            event = command.failed(Failure(message=f"{type(error).__name__}: {error}"))
+        self._post(event)
+
+    def _coroutine(self, command: Answered) -> Coroutine[Any, Any, Event]:
+        match command:
+            case Register():
+                return self._network.register()
+            case SignIn():
+                return self._network.sign_in()
+            case Ask():
+                return self._network.ask(command)
+            case SendHeartbeat():
+                return self._network.heartbeat(command)
+            case OfferOutcome():
+                return self._network.offer(command)
+            case StartRunner():
+                return self._run(command)
+            case CommitAccepted() | CommitOutcome():
+                return self._commit(command)
+            case StoreSecret():
+                return self._store(command)
+            case _:
+                raise TypeError(f"no way to answer {command}")
+
+    async def _run(self, command: StartRunner) -> Event:
+        try:
+            return await self._hosts[command.lease].run(self._runners[command.envelope.task.capability])
+        finally:
+            del self._hosts[command.lease]
+
+    async def _commit(self, command: CommitAccepted | CommitOutcome) -> Event:
+        if isinstance(command, CommitAccepted):
+            await self._ledger.commit_accepted(command.lease, command.envelope)
+        else:
+            await self._ledger.commit_outcome(command.lease, command.outcome)
+        return Committed(lease=command.lease)
+
+    async def _store(self, command: StoreSecret) -> Event:
+        try:
+            await self._secrets.write(command.node_id, command.secret)
+        except Exception:
+            return SecretUnstored(request=command.request, problem="persist failed")
+        try:
+            kept = await self._secrets.read()
+        except Exception:
+            kept = None
+        if kept != command.secret:
+            return SecretUnstored(request=command.request, problem="persist verify failed")
+        return SecretStored(request=command.request, node_id=command.node_id)

@@ -1,0 +1,101 @@
+"""The thin part: an inbox, the engine, its commands, and one timer at the engine's next deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from posemesh.commands import Command
+from posemesh.engine import Engine
+from posemesh.errors import IllegalTransition
+from posemesh.events import Event
+from posemesh.machines._kernel import Moved
+from posemesh.shell.clock import Clock
+from posemesh.snapshot import Ended
+from posemesh.telemetry import logger
+
+__all__ = ("Scheduler",)
+
+
+class Scheduler:
+    """Drives one engine on one loop. It looks at no state: it passes events in and commands out."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        execute: Callable[[Command], None],
+        observe: Callable[[Moved], None],
+        ended: Callable[[Ended], None],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._execute = execute
+        self._observe = observe
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[Event] = deque()
+        self._busy = False
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+
+    def post(self, event: Event) -> None:
+        """Take an event in; on the loop of this scheduler only. What a command posts meanwhile waits its turn."""
+        self._inbox.append(event)
+        if not self._busy:
+            self._drain()
+
+    def close(self) -> None:
+        """Stop the timer; later events are dropped."""
+        self._closed = True
+        self._inbox.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _drain(self) -> None:
+        self._busy = True
+        try:
+            while self._inbox and not self._closed:
+                self._step(self._inbox.popleft())
+        finally:
+            self._busy = False
+        self._rearm()
+
+    def _step(self, event: Event | None) -> None:
+        # A timer that fires a hair early still counts as due.
+        now = max(self._clock.monotonic(), self._timer_at or 0.0) if event is None else self._clock.monotonic()
+        try:
+            commands = self._engine.elapse(now) if event is None else self._engine.handle(event, now)
+        except IllegalTransition as error:
+            logger().error(f"an event had no place: {error}")
+            return
+        except Exception as error:  # a fault of ours must not stop the node's timers
+            logger().opt(exception=error).error(f"{type(event).__name__} could not be handled")
+            return
+        for record in self._engine.moved:
+            self._observe(record)
+        for end in self._engine.ended:
+            self._ended(end)
+        for command in commands:
+            self._execute(command)
+
+    def _elapse(self) -> None:
+        self._busy = True
+        try:
+            self._step(None)
+        finally:
+            self._busy = False
+        self._timer_at = None
+        self._drain()
+
+    def _rearm(self) -> None:
+        deadline = self._engine.next_deadline()
+        if self._closed or (deadline is not None and deadline == self._timer_at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        if deadline is not None:
+            self._timer = self._loop.call_later(max(0.0, deadline - self._clock.monotonic()), self._elapse)

@@ -1,0 +1,164 @@
+"""Logging: one line a record, as compact JSON or as text, with every secret taken out of the finished line.
+
+The library stays silent until :func:`init_from_env` (or ``posemesh-node run``) turns it on.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, Final
+
+from posemesh.config import LOG_FORMATS, LOG_LEVELS
+from posemesh.secret import Secret
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+    from posemesh.types import LeaseEnvelope
+
+__all__ = ("init", "init_from_env", "logger", "register_secret", "scrub", "task_span")
+
+_NAMESPACE: Final = "posemesh"
+# Tokens come and go with each lease; the newest so many are known by their text, all others by their form.
+_PASSING_SECRETS_MAX: Final = 256
+# A shorter one would take words out of every line.
+_SECRET_CHARS_MIN: Final = 6
+_FORMS: Final = (
+    (re.compile(r"(?i)\bbearer\s+[^\s\"'\\,;)\]}]+"), "Bearer ***"),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a JSON Web Token
+    (re.compile(r"(?<![0-9a-fA-F])(?:0x)?[0-9a-fA-F]{64}(?![0-9a-fA-F])"), "***"),  # a private key in hex
+)
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line of others' making must stay one line
+
+_lasting: dict[str, None] = {}
+_passing: OrderedDict[str, None] = OrderedDict()
+_lock = threading.Lock()
+_installed: tuple[int, str, str] | None = None  # loguru's id of our sink, its format and its level
+
+
+def register_secret(secret: Secret, *, lasting: bool = False) -> None:
+    """Have ``secret`` taken out of every later line. ``lasting`` ones, such as the wallet key, are never forgotten."""
+    text = secret.reveal()
+    if len(text) < _SECRET_CHARS_MIN:
+        return
+    with _lock:
+        for form in {text, json.dumps(text)[1:-1]}:
+            if lasting:
+                _lasting[form] = None
+                continue
+            _passing[form] = None
+            _passing.move_to_end(form)
+        while len(_passing) > _PASSING_SECRETS_MAX:
+            _passing.popitem(last=False)
+
+
+def scrub(text: str) -> str:
+    """``text`` without registered secrets, bearer tokens and what looks like a private key."""
+    with _lock:
+        known = [secret for secret in (*_lasting, *_passing) if secret in text]
+    for secret in sorted(known, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(secret, "***")
+    for form, instead in _FORMS:
+        text = form.sub(instead, text)
+    return text
+
+
+@functools.cache
+def logger() -> Logger:
+    """posemesh's loguru logger. Loaded at the first use, and silent until :func:`init`."""
+    from loguru import logger
+
+    if _installed is None:
+        logger.disable(_NAMESPACE)
+    return logger
+
+
+def init_from_env() -> None:
+    """Log to stderr as ``LOG_FORMAT`` (json, text) and ``LOG_LEVEL`` say. A second call changes nothing.
+
+    A value that is none of the allowed gives way to the default: telling so is the configuration's part.
+    """
+    form = os.environ.get("LOG_FORMAT", "").strip().lower()
+    level = os.environ.get("LOG_LEVEL", "").strip().lower()
+    init(format=form if form in LOG_FORMATS else "json", level=level if level in LOG_LEVELS else "info")
+
+
+def init(*, format: str = "json", level: str = "info") -> None:
+    """Log to stderr in this format and from this level on. Calling it again with the same changes nothing.
+
+    The default sink of loguru is replaced by one that scrubs; sinks a host has added stay.
+    """
+    global _installed
+    log = logger()
+    if _installed is not None:
+        if _installed[1:] == (format, level):
+            return
+        log.remove(_installed[0])
+    else:
+        with suppress(ValueError):  # the host has taken it out already
+            log.remove(0)
+    write = functools.partial(_write, _text_line if format == "text" else _json_line)
+    # The line is made in the sink: what loguru formats holds the text of exceptions before it could be scrubbed.
+    sink = log.add(write, format=lambda _: "", level=level.upper(), backtrace=False, diagnose=False, catch=False)
+    log.enable(_NAMESPACE)
+    _installed = (sink, format, level)
+
+
+@contextmanager
+def task_span(lease: LeaseEnvelope) -> Iterator[None]:
+    """Bind task_id, job_id, capability and domain_id to every line logged inside, also after an await."""
+    task = lease.task
+    names = {"task_id": task.id, "job_id": task.job_id, "capability": task.capability, "domain_id": lease.domain_id}
+    with logger().contextualize(**{name: str(value) for name, value in names.items() if value is not None}):
+        yield
+
+
+def _write(make: Any, message: Any) -> None:
+    """The sink. It never raises: a line that cannot be made or written must not stop a task."""
+    with suppress(Exception):
+        try:
+            line = make(message.record)
+        except Exception as error:  # an extra whose repr fails, say
+            line = json.dumps({"level": "error", "msg": f"a record could not be written: {type(error).__name__}"})
+        sys.stderr.write(scrub(line) + "\n")
+        sys.stderr.flush()
+
+
+def _json_line(record: Any) -> str:
+    line: dict[str, object] = {"ts": _time(record), "level": record["level"].name.lower(), "msg": record["message"]}
+    for name, value in record["extra"].items():
+        line.setdefault(name, value)
+    if record["exception"] is not None:
+        line.setdefault("exception", _exception(record))
+    try:
+        return json.dumps(line, default=str, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # not a number, infinite or circular: none of them is JSON
+        plain = {name: value if isinstance(value, str) else repr(value) for name, value in line.items()}
+        return json.dumps(plain, separators=(",", ":"))
+
+
+def _text_line(record: Any) -> str:
+    extras = "".join(f"  {name}={value}" for name, value in record["extra"].items())
+    said = _CONTROL.sub(lambda found: repr(found[0])[1:-1], f"{record['message']}{extras}")
+    line = f"{_time(record)} {record['level'].name:<8} {said}"
+    return line if record["exception"] is None else f"{line}\n{_exception(record)}"
+
+
+def _time(record: Any) -> str:
+    return str(record["time"].astimezone(UTC).isoformat(timespec="milliseconds")).replace("+00:00", "Z")
+
+
+def _exception(record: Any) -> str:
+    kind, value, trace = record["exception"]
+    return "".join(traceback.format_exception(kind, value, trace)).rstrip()
