@@ -1,0 +1,298 @@
+"""A task's artifacts: created or updated, in one request or in a session of parts."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posemesh.config import NodeConfig
+from posemesh.errors import UploadFailed
+from posemesh.runners.port import PutArtifact
+from posemesh.storage.client import Call, DomainClient
+from posemesh.storage.transfer import BytesContent, Content, FileContent, Meter, Outgoing, Report
+from posemesh.storage.uploads import NO_SESSIONS, Spool, UploadSession, find, found_since
+from posemesh.storage.workspace import Workspace
+from posemesh.types import Artifact
+from posemesh.wire import domain
+from posemesh.wire.domain import ArtifactName
+from posemesh.wire.multipart import upload_frame
+
+if TYPE_CHECKING:
+    from posemesh.wire.uploads import UploadInfo
+
+__all__ = ("Artifacts", "Writer")
+
+SMALL_BYTES = 1024 * 1024
+"""Up to this size an artifact goes in one request without asking what the server takes."""
+SINGLE_BYTES_MAX = 5 * 1024**3
+"""Beyond this size a session is used wherever there is one: nobody likes to send so much twice."""
+FRAME_BYTES = 1024
+"""What an upload in one request has around its data, at most."""
+
+
+class Artifacts:
+    """One task's."""
+
+    def __init__(self, client: DomainClient, workspace: Workspace, config: NodeConfig, report: Report) -> None:
+        self._client = client
+        self._workspace = workspace
+        self._config = config
+        self._report = report
+        self._stored: dict[str, Artifact | None] = {}
+        self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def stored(self) -> tuple[Artifact, ...]:
+        """What was uploaded, in the order in which each path was first put."""
+        return tuple(artifact for artifact in self._stored.values() if artifact is not None)
+
+    async def put(self, message: PutArtifact, task: tuple[str | None, str]) -> str:
+        """Carry ``message`` out for the task of that outputs prefix and id. Raises UploadFailed."""
+        named = self.named(message.rel_path, task, message.name, message.data_type)
+        if isinstance(message.content, Path):
+            with FileContent(message.content, f"upload of {named.logical_path}") as content:
+                return await self.store(named, content, message.data_id)
+        return await self.store(named, BytesContent(message.content), message.data_id)
+
+    def named(
+        self, rel_path: str, task: tuple[str | None, str], name: str | None = None, data_type: str | None = None
+    ) -> ArtifactName:
+        """What an output is called, checked by the server's rules."""
+        inferred = domain.infer_artifact(task[0], rel_path, task[1])
+        named = ArtifactName(inferred.logical_path, name or inferred.name, data_type or inferred.data_type)
+        try:
+            named.logical_path.encode()
+        except UnicodeEncodeError:
+            raise UploadFailed(f"output {rel_path!r}: expected text; a lone surrogate is none") from None
+        for what in named[1:]:
+            if not domain.valid_name(what):
+                raise UploadFailed(
+                    f"output {rel_path!r}: the domain server takes no name like {what!r} (1 to 128 bytes)"
+                )
+        return named
+
+    async def store(self, named: ArtifactName, content: Content, data_id: str | None = None) -> str:
+        """Create or update, and remember it. Two puts of one path follow one another."""
+        self._stored.setdefault(named.logical_path, None)
+        async with self._one_at_a_time[named.logical_path]:
+            known = self._stored[named.logical_path]
+            if data_id is None and known is not None and (known.name, known.data_type) == named[1:]:
+                data_id = known.id
+            stored = await self._send(named, content, data_id)
+            self.remember(named, stored)
+            return stored
+
+    def remember(self, named: ArtifactName, data_id: str) -> None:
+        """It is on the server."""
+        self._stored[named.logical_path] = Artifact(
+            logical_path=named.logical_path, name=named.name, data_type=named.data_type, id=data_id
+        )
+
+    async def _send(self, named: ArtifactName, content: Content, existing: str | None) -> str:
+        meter = Meter(self._report, named.logical_path, "out", content.size)
+        stored: str | None = None
+        if content.size > SMALL_BYTES and _in_parts(await self._client.info(), content.size):
+            stored = await self._in_session(named, content, existing, meter)
+        if stored is None:
+            try:
+                stored = await self._in_one(named, content, existing, meter)
+            except UploadFailed as error:
+                if error.status != 413:
+                    raise
+                stored = await self._in_session(named, content, existing, meter)
+                if stored is None:
+                    raise
+        meter.end()
+        return stored
+
+    # -- one request
+
+    async def _in_one(self, named: ArtifactName, content: Content, existing: str | None, meter: Meter) -> str:
+        if existing is None:
+            try:
+                return await self._request(named, content, None, meter)
+            except UploadFailed as error:
+                if error.status != 409:
+                    raise
+            # It exists: an earlier attempt, or a reply that was lost.
+            existing = await self._taken(named)
+        return await self._request(named, content, existing, meter)
+
+    async def _request(self, named: ArtifactName, content: Content, existing: str | None, meter: Meter) -> str:
+        meter.restart()
+        base, domain_id = self._client.server()
+        content_type, head, tail = upload_frame(
+            boundary=secrets.token_hex(16), name=named.name, data_type=named.data_type, data_id=existing
+        )
+        call = Call(
+            what=f"upload of {named.logical_path}",
+            method="POST" if existing is None else "PUT",
+            url=domain.data_url(base, domain_id),
+            content_type=content_type,
+            body=Outgoing(content, meter, head=head, tail=tail),
+            error=UploadFailed,
+        )
+        began = self._client.service_now()
+        try:
+            stored = await self._client.answer(call, domain.decode_metadata)
+        except UploadFailed as error:
+            if error.status is None or not 200 <= error.status < 300:
+                raise
+            # It was taken, by an answer that cannot be read.
+            found = await found_since(self._client, named, content.size, began)
+            if found is None:
+                raise
+            return found
+        if not stored:
+            raise UploadFailed(f"{call.what}: the answer names no item", 200)
+        return stored[0].id
+
+    async def _taken(self, named: ArtifactName) -> str:
+        """The id of the item whose name is taken."""
+        item = await find(self._client, named)
+        if item is None:
+            raise UploadFailed(f"upload of {named.logical_path}: its name is taken, but by no item of its type", 409)
+        return item.id
+
+    # -- parts
+
+    async def _in_session(
+        self, named: ArtifactName, content: Content, existing: str | None, meter: Meter
+    ) -> str | None:
+        """None where the server has no sessions."""
+        try:
+            return await self._session(named, content, existing, meter)
+        except UploadFailed as error:
+            if error.status != 409 or existing is not None:
+                raise
+        return await self._session(named, content, await self._taken(named), meter)
+
+    async def _session(self, named: ArtifactName, content: Content, existing: str | None, meter: Meter) -> str | None:
+        session = await self.begin(named, content, content.size, existing, meter)
+        if session is None:
+            return None
+        try:
+            for at in range(0, max(content.size, 1), session.part_size):
+                await session.add(min(session.part_size, content.size - at))
+            return await session.finish()
+        except BaseException:
+            await session.abort()
+            raise
+
+    async def begin(
+        self, named: ArtifactName, content: Content, size: int | None, existing: str | None, meter: Meter
+    ) -> UploadSession | None:
+        """A session that has begun; None where the server has none."""
+        meter.restart()
+        session = UploadSession(self._client, named, content, meter, self._config.part_bytes_max)
+        try:
+            await session.begin(size, existing)
+        except UploadFailed as error:
+            if error.status not in NO_SESSIONS:
+                raise
+            self._client.without_sessions()
+            return None
+        return session
+
+    # -- a size that is not known
+
+    async def open(self, rel_path: str, task: tuple[str | None, str]) -> Writer:
+        """A writer for one more artifact."""
+        named = self.named(rel_path, task)
+        self._stored.setdefault(named.logical_path, None)
+        return Writer(self, named, Spool(self._workspace, f"upload of {named.logical_path}"))
+
+    async def begin_stream(self, named: ArtifactName, spool: Spool, meter: Meter) -> UploadSession | None:
+        """A session for what is still being written; None where the server has none, or says so."""
+        info = await self._client.info()
+        if info is not None and not info.multipart:
+            return None
+        known = self._stored[named.logical_path]
+        existing = None if known is None else known.id
+        try:
+            return await self.begin(named, spool, None, existing, meter)
+        except UploadFailed as error:
+            if error.status != 409:
+                raise
+        return await self.begin(named, spool, None, await self._taken(named), meter)
+
+    def meter(self, named: ArtifactName) -> Meter:
+        """How far the upload of a size that is not known is."""
+        return Meter(self._report, named.logical_path, "out")
+
+
+class Writer:
+    """One ``open_multipart``. What is small when it ends goes in one request; the rest in parts, while it is written.
+
+    All of it is kept in the workspace until the end, so that parts can be sent again.
+    """
+
+    def __init__(self, artifacts: Artifacts, named: ArtifactName, spool: Spool) -> None:
+        self._artifacts = artifacts
+        self._named = named
+        self._spool = spool
+        self._session: UploadSession | None = None
+        self._looked = False
+        self._sent = 0
+        self._meter = artifacts.meter(named)
+        self._turn = asyncio.Lock()
+
+    async def write(self, data: bytes) -> None:
+        """Append, and send the parts that are full. Raises UploadFailed, DiskFull."""
+        async with self._turn:
+            self._spool.write(data)
+            if not self._looked and self._spool.size > SMALL_BYTES:
+                self._looked = True
+                self._session = await self._artifacts.begin_stream(self._named, self._spool, self._meter)
+            while self._session is not None and self._spool.size - self._sent >= self._session.part_size:
+                await self._session.add(self._session.part_size)
+                self._sent += self._session.part_size
+
+    async def finish(self) -> str:
+        """All is written: send the rest and return the artifact's id."""
+        async with self._turn:
+            try:
+                stored = await self._finished()
+                if stored is None:
+                    with self._spool.content() as content:
+                        stored = await self._artifacts.store(self._named, content)
+                else:
+                    self._meter.end()
+                    self._artifacts.remember(self._named, stored)
+                self._session = None
+            finally:
+                await self.abort()
+        return stored
+
+    async def _finished(self) -> str | None:
+        """The id; None where all has to be sent anew: without a session, or where the name was taken meanwhile."""
+        session = self._session
+        if session is None:
+            return None
+        if self._spool.size > self._sent:
+            await session.add(self._spool.size - self._sent)
+        try:
+            return await session.finish()
+        except UploadFailed as error:
+            if error.status != 409:
+                raise
+        self._session = None
+        await session.abort()
+        return None
+
+    async def abort(self) -> None:
+        """Nothing of it is to remain here, nor of an unfinished session there."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.abort()
+        self._spool.discard()
+
+
+def _in_parts(info: UploadInfo | None, size: int) -> bool:
+    """Whether an artifact of ``size`` bytes is better sent in a session."""
+    if size > SINGLE_BYTES_MAX:
+        return info is None or info.multipart
+    return info is not None and info.multipart and 0 < info.request_max_bytes < size + FRAME_BYTES

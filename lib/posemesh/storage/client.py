@@ -1,0 +1,262 @@
+"""Authorized requests to one task's domain server: a hot token, bounded retries, and no token for anyone else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from posemesh.config import NodeConfig
+from posemesh.errors import StorageError, TaskStopped, WireError
+from posemesh.secret import Secret
+from posemesh.shell.clock import Clock
+from posemesh.shell.http import AddressRefused, Http, Incoming, Reply, TransportError, is_loopback
+from posemesh.storage.transfer import Outgoing
+from posemesh.types import LeaseEnvelope
+from posemesh.wire import domain, uploads
+from posemesh.wire.uploads import UploadInfo
+
+__all__ = ("Call", "DomainClient", "Holder", "InfoCache")
+
+T = TypeVar("T")
+
+RETRIES_MAX = 3
+BUSY = frozenset({429, 502, 503, 504})
+BACKOFF_SECS = 0.5
+RETRY_AFTER_MAX_SECS = 10.0
+ROTATION_SECS = 2.0
+"""A request without a usable token, or refused for its token, waits this long for a heartbeat to bring a new one."""
+ROTATION_LOOK_SECS = 0.05
+INFO_SECS = 60.0
+
+
+class Holder(Protocol):
+    """The task for which requests are made."""
+
+    @property
+    def envelope(self) -> LeaseEnvelope:
+        """Its lease of the moment: a heartbeat may bring a new token."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nothing more may go out for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request. ``what`` begins its errors, which are of class ``error``.
+
+    An answer that ``streams`` is not asked for again once it has begun to arrive.
+    """
+
+    what: str
+    method: str
+    url: str
+    accept: str = "application/json"
+    content_type: str | None = None
+    body: Outgoing | None = None
+    streams: bool = False
+    retries: int = RETRIES_MAX
+    error: type[StorageError] = StorageError
+
+
+class InfoCache:
+    """What domain servers said of uploads, by base URL, for a minute; and how far their clocks are ahead."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[float, UploadInfo | None]] = {}
+        self.ahead: dict[str, float] = {}
+
+    def get(self, base: str, now: float) -> tuple[UploadInfo | None] | None:
+        """What was said, in a tuple of its own; None where nothing fresh is known."""
+        until, info = self._said.get(base, (now, None))
+        return (info,) if now < until else None
+
+    def put(self, base: str, info: UploadInfo | None, now: float) -> None:
+        self._said[base] = (now + INFO_SECS, info)
+
+
+class _Answered(Exception):
+    """An answer that is not 2xx."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        super().__init__(reply.status)
+
+
+class DomainClient:
+    """One task's. ``holder`` is asked anew for each request, so that a token a heartbeat brought is used at once."""
+
+    def __init__(
+        self,
+        http: Http,
+        config: NodeConfig,
+        clock: Clock,
+        client_id: str,
+        infos: InfoCache,
+        holder: Holder,
+        rng: Random,
+    ) -> None:
+        self._http = http
+        self._config = config
+        self._clock = clock
+        self._client_id = client_id
+        self._infos = infos
+        self._holder = holder
+        self._rng = rng
+
+    def server(self) -> tuple[str, str]:
+        """The domain server's URL and the domain's id. The token must not travel in the clear."""
+        envelope = self._holder.envelope
+        assert envelope.domain_server_url is not None and envelope.domain_id is not None
+        url = urlsplit(envelope.domain_server_url)
+        if url.scheme != "https" and not is_loopback(url.hostname or "") and not self._config.allow_insecure_http:
+            raise StorageError("the domain server's URL is plain http; ALLOW_INSECURE_HTTP=true permits it")
+        return envelope.domain_server_url, str(envelope.domain_id)
+
+    def check(self) -> None:
+        """Raises TaskStopped where nothing more may go out for the task."""
+        if self._holder.cancelled:
+            task = self._holder.envelope.task.id
+            raise TaskStopped(f"task {task} was told to stop; nothing more goes out for it")
+
+    def service_now(self) -> float:
+        """The domain server's time in epoch seconds, as far as it is known."""
+        base, _ = self.server()
+        return self._clock.wall() + self._infos.ahead.get(base, 0.0)
+
+    async def send(self, call: Call, read: Callable[[Incoming], Awaitable[T]]) -> T:
+        """Send ``call`` until it is answered, a bounded number of times, and return what ``read`` makes of a 2xx.
+
+        503 and its like and failed connections are tried again with backoff, a 401 once with a new token. Raises
+        ``call.error``, TaskStopped, and what ``read`` raises; TransportError of ``read`` is tried again too.
+        """
+        retries, rotated, begun = 0, False, False
+
+        async def begin(incoming: Incoming) -> T:
+            nonlocal begun
+            begun = call.streams
+            return await read(incoming)
+
+        while True:
+            token = await self._token(call)
+            wait = 0.0
+            try:
+                return await self._once(call, token, begin)
+            except _Answered as answered:
+                reply = answered.reply
+                if reply.status == 401 and not rotated and await self._rotated(token):
+                    rotated = True
+                    continue
+                if reply.status not in BUSY or retries >= call.retries:
+                    said = f": {reply.excerpt}" if reply.excerpt else ""
+                    text = f"{call.what}: the domain server answered {reply.status}{said}"
+                    raise call.error(text, reply.status) from None
+                wait = min(reply.retry_after or 0.0, RETRY_AFTER_MAX_SECS)
+            except TransportError as error:
+                self.check()
+                if call.body is not None and call.body.failure is not None:
+                    raise call.body.failure from error
+                if retries >= call.retries or begun or isinstance(error, AddressRefused):
+                    raise call.error(f"{call.what}: {error}") from error
+            await asyncio.sleep(max(wait, BACKOFF_SECS * 2**retries * self._rng.uniform(0.8, 1.2)))
+            retries += 1
+
+    async def answer(self, call: Call, decode: Callable[[bytes], T]) -> T:
+        """Send ``call`` and decode its whole answer. A 2xx that cannot be decoded is a ``call.error`` of status 200."""
+        reply = await self.send(call, lambda incoming: incoming.reply())
+        try:
+            return decode(reply.body)
+        except WireError as error:
+            raise call.error(f"{call.what}: {error}", reply.status) from error
+
+    async def info(self) -> UploadInfo | None:
+        """What the server says of uploads, asked for at most once a minute; None where it says nothing."""
+        base, _ = self.server()
+        now = asyncio.get_running_loop().time()
+        known = self._infos.get(base, now)
+        if known is not None:
+            return known[0]
+        self.check()
+        headers = {"Accept": "application/json", "posemesh-client-id": self._client_id}
+        try:
+            reply = await self._http.exchange(
+                "GET", uploads.info_url(base), self._noting(base), headers=headers, idle=self._config.stall_timeout_secs
+            )
+        except TransportError:
+            return None
+        info = uploads.decode_info(reply.body) if reply.ok else None
+        if reply.ok or reply.status == 404:
+            self._infos.put(base, info, now)
+        return info
+
+    def without_sessions(self) -> None:
+        """Remember for a minute that the server takes no upload in parts."""
+        base, _ = self.server()
+        self._infos.put(base, UploadInfo(request_max_bytes=0, multipart=False), asyncio.get_running_loop().time())
+
+    def _noting(self, base: str) -> Callable[[Incoming], Awaitable[Reply]]:
+        async def read(incoming: Incoming) -> Reply:
+            self._infos.ahead[base] = incoming.service_now - self._clock.wall()
+            return await incoming.reply()
+
+        return read
+
+    async def _once(self, call: Call, token: Secret | None, read: Callable[[Incoming], Awaitable[T]]) -> T:
+        base, _ = self.server()
+        if not domain.same_origin(base, call.url):
+            raise call.error(f"{call.what}: the lease has moved to another domain server")
+        headers = {"Accept": call.accept, "posemesh-client-id": self._client_id}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.reveal()}"
+        if call.content_type is not None:
+            headers["Content-Type"] = call.content_type
+
+        async def answer(incoming: Incoming) -> T:
+            self._infos.ahead[base] = incoming.service_now - self._clock.wall()
+            if 200 <= incoming.status < 300:
+                return await read(incoming)
+            raise _Answered(await incoming.reply())
+
+        return await self._http.exchange(
+            call.method,
+            call.url,
+            answer,
+            body=None if call.body is None else call.body.pieces(self.check),
+            size=0 if call.body is None else call.body.size,
+            headers=headers,
+            idle=self._config.stall_timeout_secs,
+        )
+
+    async def _token(self, call: Call) -> Secret | None:
+        """The token of the moment. One that has expired is not sent."""
+        self.check()
+        token = self._holder.envelope.access_token
+        if not self._expired():
+            return token
+        base, _ = self.server()
+        if base not in self._infos.ahead:
+            await self.info()  # it needs no token, and tells the server's time
+        if self._expired() and not await self._rotated(token):
+            raise call.error(f"{call.what}: the domain token has expired, and no heartbeat brought a new one", 401)
+        return self._holder.envelope.access_token
+
+    def _expired(self) -> bool:
+        expires = self._holder.envelope.access_token_expires_at
+        return expires is not None and self.service_now() >= expires.timestamp()
+
+    async def _rotated(self, token: Secret | None) -> bool:
+        """Whether there is, or soon comes, another token than this one."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ROTATION_SECS
+        while self._holder.envelope.access_token == token or self._expired():
+            self.check()
+            if loop.time() >= until:
+                return False
+            await asyncio.sleep(ROTATION_LOOK_SECS)
+        return True

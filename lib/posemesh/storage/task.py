@@ -1,0 +1,143 @@
+"""What a node's tasks are given of domain storage: one :class:`TaskStorage` each, and what they share."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+from posemesh.config import NodeConfig
+from posemesh.errors import StorageError
+from posemesh.runners.port import (
+    AbortUpload,
+    FinishUpload,
+    GetBytes,
+    ListArtifacts,
+    Materialize,
+    OpenUpload,
+    PutArtifact,
+    StorageQuestion,
+    WriteUpload,
+)
+from posemesh.shell.clock import Clock
+from posemesh.shell.http import Http
+from posemesh.shell.offload import Offload
+from posemesh.storage.artifacts import Artifacts, Writer
+from posemesh.storage.client import DomainClient, Holder, InfoCache
+from posemesh.storage.identity import client_id
+from posemesh.storage.inputs import Inputs
+from posemesh.storage.workspace import Workplace, Workspace, state_dir
+from posemesh.types import Artifact
+
+__all__ = ("NodeStorage", "TaskStorage")
+
+
+class _Reporting(Holder, Protocol):
+    """A task that wants to know how far its transfers are."""
+
+    def transferred(self, name: str, way: str, done: int, total: int | None) -> None: ...
+
+
+class NodeStorage:
+    """One node's. It reads and writes nothing before a task, or :meth:`sweep`, asks for it."""
+
+    def __init__(self, config: NodeConfig, address: str, clock: Clock, offload: Offload, rng: Random) -> None:
+        self._config = config
+        self._address = address
+        self._clock = clock
+        self._offload = offload
+        self._rng = rng
+        self._state = state_dir(config.state_dir, address)
+        self._place = Workplace(self._state)
+        self._infos = InfoCache()
+        self._client_id: str | None = None
+        # Its URLs come from the network, which those of the node's own services do not.
+        self._http = Http(
+            clock, offload, user_agent=f"posemesh/{config.node_version}", wary=not config.allow_insecure_http
+        )
+
+    async def sweep(self) -> int:
+        """Remove the workspaces that a crashed node left; how many nodes' there were."""
+        return await self._offload.call(self._place.sweep)
+
+    async def close(self) -> None:
+        await self._http.close()
+        self._place.close()
+
+    def task(self, holder: _Reporting) -> TaskStorage:
+        """The storage of one task."""
+        if self._client_id is None:
+            self._client_id = client_id(self._config.client_id, self._state, self._address)
+        client = DomainClient(self._http, self._config, self._clock, self._client_id, self._infos, holder, self._rng)
+        workspace = Workspace(self._place, self._config.workspace_bytes_max)
+        inputs = Inputs(client, workspace, self._config, self._offload, holder.transferred)
+        artifacts = Artifacts(client, workspace, self._config, holder.transferred)
+        return TaskStorage(holder, inputs, artifacts, workspace, self._offload)
+
+
+class TaskStorage:
+    """Answers a task's messages about inputs and artifacts."""
+
+    def __init__(
+        self, holder: Holder, inputs: Inputs, artifacts: Artifacts, workspace: Workspace, offload: Offload
+    ) -> None:
+        self._holder = holder
+        self._inputs = inputs
+        self._artifacts = artifacts
+        self._workspace = workspace
+        self._offload = offload
+        self._writers: dict[int, Writer] = {}
+        self._numbers = itertools.count(1)
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """What was uploaded, in the order in which each path was first put."""
+        return self._artifacts.stored
+
+    def workspace(self) -> Path:
+        """The task's directory, made at the first use. From any thread."""
+        return self._workspace.path()
+
+    async def close(self) -> None:
+        """End unfinished uploads and remove the workspace. Nothing is sent."""
+        for writer in self._writers.values():
+            await writer.abort()
+        self._writers.clear()
+        if self._workspace.made:
+            await self._offload.call(self._workspace.remove)
+
+    async def answer(self, message: StorageQuestion) -> Any:
+        """Raises StorageError, InvalidCid, TaskStopped."""
+        match message:
+            case GetBytes(cid=cid):
+                return await self._inputs.get_bytes(cid)
+            case Materialize(cid=cid, extract=extract):
+                return await self._inputs.materialize(cid, unpack=extract)
+            case PutArtifact():
+                return await self._artifacts.put(message, self._task())
+            case OpenUpload(rel_path=rel_path):
+                number = next(self._numbers)
+                self._writers[number] = await self._artifacts.open(rel_path, self._task())
+                return number
+            case WriteUpload(upload=upload, data=data):
+                return await self._writer(upload).write(data)
+            case FinishUpload(upload=upload):
+                writer = self._writer(upload)
+                del self._writers[upload]
+                return await writer.finish()
+            case AbortUpload(upload=upload):
+                writer = self._writer(upload)
+                del self._writers[upload]
+                return await writer.abort()
+            case ListArtifacts():
+                return self.artifacts
+
+    def _writer(self, upload: int) -> Writer:
+        if upload not in self._writers:
+            raise StorageError("that upload is not open")
+        return self._writers[upload]
+
+    def _task(self) -> tuple[str | None, str]:
+        task = self._holder.envelope.task
+        return task.outputs_prefix, str(task.id)
