@@ -1,0 +1,274 @@
+"""Lease: event in, list of commands out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from posemesh.commands import CommitAccepted, CommitOutcome, StartRunner, StopRunner, UpdateLease
+from posemesh.events import (
+    CommitDue,
+    CommitFailed,
+    Committed,
+    Event,
+    HeartbeatAccepted,
+    KeepAliveSettled,
+    LeaseCancelled,
+    LeaseLost,
+    LeaseOffered,
+    LeaseUnreadable,
+    NodeStopping,
+    RunnerAbandoned,
+    RunnerFailed,
+    RunnerFinished,
+    StopOverdue,
+)
+from posemesh.machines import lease
+from posemesh.machines.lease import LeaseState, StopReason
+from posemesh.secret import Secret
+from posemesh.types import HeartbeatAnswer, Outcome, OutcomeKind, TaskIdentity
+
+from ...stage import ARTIFACT, CAPABILITY, DOMAIN, IDENTITY, TASK, Bench, envelope, names, sweep, untaken
+
+OFFERED, ACCEPTED, PREPARING, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
+SETTLED_FIRST, COMMITTED, FINISHED = KeepAliveSettled(), Committed(), RunnerFinished(artifacts=(ARTIFACT,))
+FAILED = RunnerFailed(code="runner_error", message="it failed", details={"chain": ["a"]}, artifacts=(ARTIFACT,))
+CANCEL, SHUTDOWN = LeaseCancelled(), NodeStopping()
+GONE, EXPIRED = LeaseLost(expired=False), LeaseLost(expired=True)
+UNCOMMITTED = CommitFailed(problem="disk full")
+ENVELOPE = envelope()
+
+
+def offered(**changes: Any) -> LeaseOffered:
+    return LeaseOffered(envelope=envelope(**changes), ttl=60.0)
+
+
+def bench(*events: Event) -> Bench:
+    made = Bench(lease)
+    made(*events)
+    return made
+
+
+def accepted(*events: Event) -> Bench:
+    return bench(offered(), *events)
+
+
+def running(*events: Event) -> Bench:
+    return accepted(COMMITTED, SETTLED_FIRST, *events)
+
+
+def unstoppable(*events: Event) -> Bench:
+    made = running(*events)
+    made.due(StopOverdue)
+    return made
+
+
+def outcome(kind: OutcomeKind, code: str = "", message: str = "", **changes: Any) -> CommitOutcome:
+    given = {"task": IDENTITY, "details": {"code": code} if code else {}} | changes
+    return CommitOutcome(lease=0, outcome=Outcome(kind=kind, code=code, message=message, **given))
+
+
+def missing(what: str) -> CommitOutcome:
+    task = replace(IDENTITY, domain_id=None) if what == "domain_id" else IDENTITY
+    return outcome(OutcomeKind.FAILED, "setup_failed", f"lease missing {what}", task=task)
+
+
+def said(**answer: Any) -> HeartbeatAccepted:
+    return HeartbeatAccepted(answer=HeartbeatAnswer(**answer), ttl=60.0)
+
+
+WITH_RESULT = {"artifacts": (ARTIFACT,)}
+COMPLETED = outcome(OutcomeKind.COMPLETED, **WITH_RESULT)
+NODE_SHUTDOWN = outcome(OutcomeKind.FAILED, "node_shutdown", "the node was told to stop")
+
+REACH = {
+    OFFERED: lambda: bench(),
+    ACCEPTED: lambda: accepted(),
+    PREPARING: lambda: accepted(COMMITTED),
+    RUNNING: lambda: running(),
+    STOPPING: lambda: running(CANCEL),
+    UNSTOPPABLE: lambda: unstoppable(CANCEL),
+    FINISHING: lambda: running(FINISHED),
+    SETTLED: lambda: running(FINISHED, COMMITTED),
+    CANCELLED: lambda: bench(offered(cancel=True), COMMITTED),
+    LOST: lambda: accepted(COMMITTED, GONE, COMMITTED),
+}
+
+
+def test_every_event_in_every_state() -> None:
+    sweep(REACH)
+
+
+def test_a_task_from_its_offer_to_its_commit() -> None:
+    made = bench()
+    assert made(offered()) == [CommitAccepted(lease=0, envelope=ENVELOPE)]
+    assert made(COMMITTED) == []
+    assert made(SETTLED_FIRST) == [StartRunner(lease=0, envelope=ENVELOPE)]
+    assert made(FINISHED) == [COMPLETED]
+    assert made.state is FINISHING
+    assert made(COMMITTED) == [] and made.state is SETTLED
+
+
+def test_the_first_heartbeat_may_be_settled_before_the_commit() -> None:
+    made = accepted()
+    assert made(SETTLED_FIRST) == [] and made.state is ACCEPTED
+    assert made(COMMITTED) == [StartRunner(lease=0, envelope=ENVELOPE)]
+
+
+def test_a_runner_that_fails() -> None:
+    details = {"code": "runner_error", "chain": ["a"]}
+    failed = outcome(OutcomeKind.FAILED, "runner_error", "it failed", artifacts=(ARTIFACT,), details=details)
+    assert running()(FAILED) == [failed]
+    assert failed.outcome.reason == "runner_error: it failed"
+
+
+def test_a_capability_the_node_does_not_have() -> None:
+    (command,) = bench()(offered(capability="/other/v1"))
+    assert command.outcome.code == "no_runner" and command.outcome.task.capability == "/other/v1"
+    assert "/other/v1" in command.outcome.message and CAPABILITY in command.outcome.message
+
+
+def test_a_lease_that_cannot_be_read_is_failed_by_name() -> None:
+    """Weakness 18 of the reference: such a task is neither run nor failed."""
+    (command,) = bench()(LeaseUnreadable(task_id="t", problem="$.task: wrong"))
+    assert command.outcome.task == TaskIdentity(task_id="t")
+    assert command.outcome.reason == "bad_input: lease cannot be decoded: $.task: wrong"
+
+
+def test_a_lease_that_was_cancelled_before_it_arrived() -> None:
+    """Weakness 14 of the reference: it asks again at once, for ever."""
+    made = bench()
+    assert made(offered(cancel=True)) == [outcome(OutcomeKind.CANCELLED)]
+    assert made(COMMITTED) == [] and made.state is CANCELLED
+
+
+@pytest.mark.parametrize("what", ["domain_server_url", "domain_id"])
+@pytest.mark.parametrize("order", [(COMMITTED, SETTLED_FIRST), (SETTLED_FIRST, COMMITTED)])
+def test_terms_that_lack_what_a_task_needs(what: str, order: tuple[Event, Event]) -> None:
+    made = bench(offered(**{what: None}), order[0])
+    assert made(order[1]) == [missing(what)] and not made.subject.ran
+
+
+def test_terms_are_missing_in_both_orders() -> None:
+    for order in ((COMMITTED, SETTLED_FIRST), (SETTLED_FIRST, COMMITTED)):
+        test_terms_that_lack_what_a_task_needs("domain_id", order)
+
+
+@pytest.mark.parametrize("before", [(), (COMMITTED,)])
+def test_the_first_answer_completes_the_terms(before: tuple[Event, ...]) -> None:
+    made = bench(offered(domain_id=None), *before)
+    made(said(domain_id=DOMAIN, access_token=Secret("new")))
+    *_, start = made(SETTLED_FIRST, *(() if before else (COMMITTED,)))
+    assert start.envelope.domain_id == DOMAIN and start.envelope.access_token == Secret("new")
+    (end,) = made(FINISHED)
+    assert end.outcome.task.domain_id == str(DOMAIN)
+
+
+def test_a_running_task_gets_the_new_token_and_no_other_term() -> None:
+    """Weakness 17 of the reference: an answer silently changes the task under the runner."""
+    made, later = running(), datetime(2027, 1, 1, tzinfo=UTC)
+    assert made(said(domain_id=TASK, domain_server_url="https://other.example")) == []
+    (update,) = made(said(access_token=Secret("new"), access_token_expires_at=later, domain_id=TASK))
+    terms = replace(ENVELOPE, access_token=Secret("new"), access_token_expires_at=later)
+    assert update == UpdateLease(lease=0, envelope=terms)
+    (update,) = made(said(access_token=Secret("newer")))
+    assert update.envelope.access_token_expires_at is None, "the old token's expiry says nothing of the new one's"
+
+
+@pytest.mark.parametrize(
+    ("stop", "end"),
+    [
+        (CANCEL, outcome(OutcomeKind.CANCELLED)),
+        (GONE, outcome(OutcomeKind.LOST)),
+        (EXPIRED, outcome(OutcomeKind.LOST)),
+        (SHUTDOWN, NODE_SHUTDOWN),
+    ],
+    ids=["cancelled", "gone", "expired", "shutdown"],
+)
+@pytest.mark.parametrize("answer", [COMMITTED, UNCOMMITTED], ids=["committed", "commit failed"])
+def test_a_stop_before_user_code_began(stop: Event, end: CommitOutcome, answer: Event) -> None:
+    assert accepted(COMMITTED)(stop) == [end]
+    made = accepted()
+    assert made(stop) == [] and made.state is ACCEPTED
+    assert made(answer) == [end]
+
+
+def test_a_stop_before_the_commit_is_answered() -> None:
+    for answer in (COMMITTED, UNCOMMITTED):
+        for stop in (CANCEL, GONE, SHUTDOWN):
+            made = accepted(stop)
+            assert names(made(answer)) == ["CommitOutcome"]
+
+
+@pytest.mark.parametrize(
+    ("stops", "reason", "after_finish", "after_fail"),
+    [
+        ((CANCEL,), "cancelled", OutcomeKind.CANCELLED, OutcomeKind.CANCELLED),
+        ((GONE,), "lost", OutcomeKind.LOST, OutcomeKind.LOST),
+        ((EXPIRED,), "expired", OutcomeKind.COMPLETED, OutcomeKind.LOST),
+        ((SHUTDOWN,), "shutdown", OutcomeKind.COMPLETED, OutcomeKind.FAILED),
+        ((SHUTDOWN, CANCEL), "cancelled", OutcomeKind.CANCELLED, OutcomeKind.CANCELLED),
+        ((SHUTDOWN, GONE), "lost", OutcomeKind.LOST, OutcomeKind.LOST),
+        ((SHUTDOWN, EXPIRED), "expired", OutcomeKind.COMPLETED, OutcomeKind.LOST),
+    ],
+)
+@pytest.mark.parametrize("arrive", [running, unstoppable])
+def test_what_becomes_of_a_result_that_comes_after_the_stop(
+    arrive: Any, stops: tuple[Event, ...], reason: str, after_finish: OutcomeKind, after_fail: OutcomeKind
+) -> None:
+    first, *rest = stops
+    for end, kind in ((FINISHED, after_finish), (FAILED, after_fail), (RunnerAbandoned(), after_fail)):
+        made = running()
+        assert made(first) == [StopRunner(lease=0, reason=made.subject.stop)]
+        if arrive is unstoppable:
+            assert names(made.due(StopOverdue)) == ["Warn"]
+        assert made(*rest) == []
+        assert made.subject.stop == reason
+        (command,) = made(end)
+        assert command.outcome.kind is kind and made.state is FINISHING
+        assert command.outcome.artifacts == (() if isinstance(end, RunnerAbandoned) else (ARTIFACT,))
+
+
+def test_results_that_come_after_the_stop() -> None:
+    for arrive in (running, unstoppable):
+        test_what_becomes_of_a_result_that_comes_after_the_stop(
+            arrive, (SHUTDOWN, GONE), "lost", OutcomeKind.LOST, OutcomeKind.LOST
+        )
+        test_what_becomes_of_a_result_that_comes_after_the_stop(
+            arrive, (EXPIRED,), "expired", OutcomeKind.COMPLETED, OutcomeKind.LOST
+        )
+
+
+def test_a_runner_that_does_not_stop_keeps_its_slot() -> None:
+    """Weakness 12 of the reference: such a runner blocks the node for ever, and nobody is told."""
+    made = running(CANCEL)
+    assert made.left(StopOverdue) == 2.0
+    assert names(made.due(StopOverdue)) == ["Warn"]
+    assert made.state is UNSTOPPABLE and made.state in lease.HOLDING and made.wait(1e6) == []
+
+
+def test_an_acceptance_that_cannot_be_recorded_is_not_begun() -> None:
+    made = accepted()
+    problem = "the acceptance could not be recorded: disk full"
+    assert made(UNCOMMITTED) == [outcome(OutcomeKind.FAILED, "setup_failed", problem)]
+
+
+def test_an_outcome_that_cannot_be_recorded_is_tried_until_it_is() -> None:
+    made = running(FINISHED)
+    for bound in (1, 2, 4, 8, 16, 32, 60, 60):
+        assert names(made(UNCOMMITTED)) == ["Warn"]
+        assert 0.8 * bound <= made.left(CommitDue) <= 1.2 * bound and made.state in lease.HOLDING
+        assert made.due(CommitDue) == [COMPLETED]
+    made(COMMITTED)
+    assert made.state is SETTLED
+
+
+def test_the_strength_of_reasons() -> None:
+    assert list(StopReason) == ["shutdown", "expired", "lost", "cancelled"]
+
+
+def test_every_edge_is_taken() -> None:
+    assert not untaken(lease, globals())

@@ -1,0 +1,314 @@
+"""Every command that is answered ends in exactly one event of those it names, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from posemesh import telemetry
+from posemesh.commands import (
+    AnswerCallback,
+    Answered,
+    Ask,
+    Command,
+    CommitAccepted,
+    CommitOutcome,
+    GiveUp,
+    Leave,
+    OfferOutcome,
+    Register,
+    SendHeartbeat,
+    SettleOutcome,
+    SignIn,
+    StartRunner,
+    StopRunner,
+    StoreSecret,
+    UpdateLease,
+    Warn,
+)
+from posemesh.errors import NodeStartError
+from posemesh.events import Committed, NoWork, RunnerFailed, RunnerFinished, SecretStored, SecretUnstored
+from posemesh.secret import Secret
+from posemesh.shell.executor import Executor
+from posemesh.shell.ledger import MemoryLedger
+from posemesh.shell.offload import InlineOffload
+from posemesh.shell.secrets import MemorySecretStore
+from posemesh.testing import run_virtual
+from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
+
+ENVELOPE = LeaseEnvelope(task=TaskSpec(id=UUID(int=1), capability="/a/v1"), access_token=Secret("t1"))
+OUTCOME = Outcome(kind=OutcomeKind.COMPLETED, task=TaskIdentity(task_id="1"))
+ANSWERED: list[Answered] = [
+    Register(),
+    SignIn(),
+    Ask(token=Secret("n")),
+    SendHeartbeat(lease=1, task_id="1", progress={}, events=(), timeout=1.0),
+    OfferOutcome(lease=1, outcome=OUTCOME),
+    StartRunner(lease=1, envelope=ENVELOPE),
+    CommitAccepted(lease=1, envelope=ENVELOPE),
+    CommitOutcome(lease=1, outcome=OUTCOME),
+    StoreSecret(request=1, node_id="n", secret=Secret("s")),
+]
+
+
+class Failing:
+    """Whatever is called of it raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def fail(*args: Any) -> Any:
+            raise self.error
+
+        return fail
+
+
+class NoStorage:
+    artifacts = ()
+
+    def workspace(self) -> Path:
+        raise AssertionError("nobody asks for it here")
+
+    async def close(self) -> None:
+        pass
+
+
+class Rig:
+    def __init__(self, **parts: Any) -> None:
+        self.posted: list[Any] = []
+        self.left: list[NodeStartError | None] = []
+        given = {
+            "network": Failing(OSError("no network")),
+            "ledger": MemoryLedger(),
+            "secrets": MemorySecretStore(),
+            "offload": InlineOffload(),
+            "runners": {},
+            "storage": lambda host: NoStorage(),
+        }
+        self.executor = Executor(**(given | parts), post=self.posted.append, left=self.left.append)
+
+    async def answer(self, command: Command) -> Any:
+        self.executor.execute(command)
+        async with asyncio.timeout(10):
+            while not self.posted:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+        (event,) = self.posted
+        self.posted.clear()
+        return event
+
+
+def virtually(test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test()
+
+    run_virtual(main(), limit=3600)
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    logger = telemetry.logger()
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{level} {message}")
+    logger.enable("posemesh")
+    yield lines
+    logger.disable("posemesh")
+    logger.remove(sink)
+
+
+def test_all_kinds_of_answered_commands_are_looked_at() -> None:
+    assert {type(command).__name__ for command in ANSWERED} == {
+        kind.__name__ for kind in _below(Answered) if kind.answers
+    }
+
+
+def _below(kind: type[Any]) -> set[type[Any]]:
+    return {below for direct in kind.__subclasses__() for below in {direct, *_below(direct)}}
+
+
+@pytest.mark.parametrize("command", ANSWERED, ids=lambda command: type(command).__name__)
+@pytest.mark.parametrize("error", [OSError("broken"), asyncio.CancelledError("by the library"), AssertionError()])
+def test_what_fails_is_answered_once(command: Answered, error: BaseException) -> None:
+    async def test() -> None:
+        def no_storage(host: Any) -> Any:
+            raise error
+
+        failing = Failing(error)
+        rig = Rig(network=failing, ledger=failing, secrets=failing, storage=no_storage)
+        assert type(await rig.answer(command)) in command.answers
+
+    virtually(test)
+
+
+def test_an_answer_is_passed_on() -> None:
+    class Network:
+        async def ask(self, command: Ask) -> NoWork:
+            return NoWork(retry_after=3.0)
+
+    async def test() -> None:
+        assert await Rig(network=Network()).answer(Ask()) == NoWork(retry_after=3.0)
+
+    virtually(test)
+
+
+def test_commits_are_answered_when_they_are_on_record() -> None:
+    async def test() -> None:
+        ledger = MemoryLedger()
+        rig = Rig(ledger=ledger)
+        assert await rig.answer(CommitAccepted(lease=1, envelope=ENVELOPE)) == Committed(lease=1)
+        assert await rig.answer(CommitOutcome(lease=1, outcome=OUTCOME)) == Committed(lease=1)
+        assert ledger.unsettled() == (OUTCOME,)
+        rig.executor.execute(SettleOutcome(lease=1, ending="delivered"))
+        assert ledger.unsettled() == ()
+
+    virtually(test)
+
+
+def test_a_note_the_ledger_does_not_take_is_only_told(log: list[str]) -> None:
+    class Full(MemoryLedger):
+        def settle(self, lease: int, ending: str) -> None:
+            raise OSError("disk full")
+
+    async def test() -> None:
+        Rig(ledger=Full()).executor.execute(SettleOutcome(lease=1, ending="delivered"))
+        assert "ledger" in log[0]
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "problem"),
+    [
+        (OSError(), None, "persist failed"),
+        (None, OSError(), "persist verify failed"),
+        (None, None, "persist verify failed"),
+        (None, Secret("other"), "persist verify failed"),
+        (None, Secret(" secret "), None),
+    ],
+)
+def test_a_secret_counts_once_it_is_read_back(write: Any, read: Any, problem: str | None) -> None:
+    """The two 409 answers of the registration callback."""
+
+    class Store:
+        async def write(self, node_id: str, secret: Secret) -> None:
+            if write is not None:
+                raise write
+
+        async def read(self) -> Secret | None:
+            if isinstance(read, Exception):
+                raise read
+            return read
+
+    async def test() -> None:
+        event = await Rig(secrets=Store()).answer(StoreSecret(request=9, node_id="n", secret=Secret(" secret ")))
+        expected = SecretUnstored(request=9, problem=problem) if problem else SecretStored(request=9, node_id="n")
+        assert event == expected
+
+    virtually(test)
+
+
+def test_a_callback_gets_its_answer() -> None:
+    async def test() -> None:
+        rig = Rig()
+        waiting = rig.executor.expect_callback(5)
+        answer = AnswerCallback(request=5, status=200)
+        rig.executor.execute(AnswerCallback(request=4, status=409))
+        assert not waiting.done()
+        rig.executor.execute(answer)
+        assert await waiting == answer
+        gone = rig.executor.expect_callback(6)
+        gone.cancel()
+        rig.executor.execute(AnswerCallback(request=6, status=200))  # its caller has hung up
+        assert rig.posted == []
+
+    virtually(test)
+
+
+def test_the_rest_is_done_at_once(log: list[str]) -> None:
+    async def test() -> None:
+        rig = Rig()
+        error = NodeStartError("no")
+        for command in (GiveUp(error=error), Leave(), Warn(message="look here")):
+            rig.executor.execute(command)
+        assert rig.left == [error, None]
+        assert log == ["WARNING look here\n"]
+        # For a task that has ended meanwhile.
+        rig.executor.execute(StopRunner(lease=9, reason="lost"))
+        rig.executor.execute(UpdateLease(lease=9, envelope=ENVELOPE))
+        with pytest.raises(TypeError):
+            rig.executor.execute(Command())
+        assert rig.posted == []
+
+    virtually(test)
+
+
+def test_a_runner_is_stopped_and_given_new_terms() -> None:
+    async def test() -> None:
+        tokens: list[str] = []
+
+        async def run(task: Any) -> None:
+            tokens.append(await task.access_token())
+            await asyncio.sleep(5)
+            tokens.append(await task.access_token())
+            await asyncio.Event().wait()
+
+        rig = Rig(runners={"/a/v1": run})
+        rig.executor.execute(StartRunner(lease=1, envelope=ENVELOPE))
+        await asyncio.sleep(1)
+        renewed = LeaseEnvelope(task=ENVELOPE.task, access_token=Secret("t2"))
+        rig.executor.execute(UpdateLease(lease=1, envelope=renewed))
+        await asyncio.sleep(10)
+        assert tokens == ["t1", "t2"]
+        event = await rig.answer(StopRunner(lease=1, reason="cancelled"))
+        assert isinstance(event, RunnerFailed) and event.code == "cancelled"
+
+    virtually(test)
+
+
+def test_a_capability_without_a_runner_fails_its_task() -> None:
+    async def test() -> None:
+        event = await Rig().answer(StartRunner(lease=1, envelope=ENVELOPE))
+        assert isinstance(event, RunnerFailed) and event.code == "setup_failed"
+
+        async def run(task: Any) -> None: ...
+
+        assert await Rig(runners={"/a/v1": run}).answer(StartRunner(lease=1, envelope=ENVELOPE)) == RunnerFinished(
+            lease=1
+        )
+
+    virtually(test)
+
+
+def test_closing_cancels_what_is_in_flight_and_posts_nothing() -> None:
+    class Slow:
+        async def register(self) -> Any:
+            await asyncio.sleep(1000)
+
+    async def test() -> None:
+        async def stubborn(task: Any) -> None:
+            while not over.is_set():
+                try:
+                    await over.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        over = asyncio.Event()
+        rig = Rig(network=Slow(), runners={"/a/v1": stubborn})
+        rig.executor.execute(Register())
+        rig.executor.execute(StartRunner(lease=1, envelope=ENVELOPE))
+        await asyncio.sleep(1)
+        await rig.executor.close()
+        await rig.executor.close()
+        assert rig.posted == []
+        assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+        over.set()
+        await asyncio.sleep(1)
+        assert rig.posted == []
+
+    virtually(test)

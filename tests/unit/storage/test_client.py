@@ -1,0 +1,296 @@
+"""Who is asked, with which token, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from posemesh.devnet import Devnet
+from posemesh.errors import StorageError, TaskStopped
+from posemesh.secret import Secret
+from posemesh.storage.client import RETRIES_MAX, ROTATION_SECS
+from posemesh.testing.clock import EPOCH
+
+from .rig import ITEM, Rig, envelope, with_net, with_server
+from .test_artifacts import IN_PARTS, LARGE, open_multipart, put_bytes, put_file
+from .test_inputs import answering, multipart, part
+
+
+def renew(rig: Rig, token: str, **fields: Any) -> None:
+    rig.holder.envelope = replace(rig.holder.envelope, access_token=Secret(token), **fields)
+
+
+async def get(rig: Rig) -> Any:
+    return await rig.task.input.get_bytes_by_cid(ITEM)
+
+
+def test_requests_carry_the_token_of_the_moment_and_the_client() -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append((request.headers.get("Authorization"), request.headers.get("posemesh-client-id")))
+        return multipart(part(b"x"))
+
+    async def test(rig: Rig) -> None:
+        for token in ("one", "two"):
+            renew(rig, token)
+            await get(rig)
+        rig.holder.envelope = replace(rig.holder.envelope, access_token=None)
+        await get(rig)
+
+    with_server(answer, test)
+    assert seen == [("Bearer one", "c-1"), ("Bearer two", "c-1"), (None, "c-1")]
+
+
+@pytest.mark.parametrize("put", [put_bytes, put_file, open_multipart])
+def test_a_token_that_rotates_before_any_request_is_used_at_once(put: Callable[..., Awaitable[str]]) -> None:
+    """Weakness 34 of the reference: a 401 failed the task."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        before: list[str] = []
+
+        async def rotate(request: web.Request) -> web.StreamResponse | None:
+            if "Authorization" in request.headers:
+                before.append(request.headers["Authorization"])
+                if len(before) % 2:  # what is under way is refused; the next token comes a little later
+                    net.revoke_tokens("app")
+                    asyncio.get_running_loop().call_later(1.0, lambda: renew(rig, net.app_token()))
+            return None
+
+        net.faults = rotate
+        key = await put(rig, LARGE)
+        assert net.get_data(key) == LARGE
+        assert len(set(before)) >= 2
+
+    with_net(test, net=IN_PARTS | {"part_size_bytes": 10**7})
+
+
+def test_a_401_waits_briefly_for_a_new_token_and_is_tried_again_once() -> None:
+    tokens = []
+
+    async def answer(request: web.Request) -> web.Response:
+        tokens.append(request.headers["Authorization"])
+        return web.Response(status=401, text="no")
+
+    async def test(rig: Rig) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(StorageError, match="401: no") as caught:
+            await get(rig)
+        assert caught.value.status == 401 and tokens == ["Bearer t"]
+        assert ROTATION_SECS <= loop.time() - began < ROTATION_SECS + 0.5
+        loop.call_later(0.5, lambda: renew(rig, "u"))
+        loop.call_later(1.0, lambda: renew(rig, "v"))
+        with pytest.raises(StorageError):
+            await get(rig)
+        assert tokens[1:] == ["Bearer t", "Bearer u"]
+
+    with_server(answer, test)
+
+
+def test_an_expired_token_is_not_sent() -> None:
+    tokens = []
+
+    async def answer(request: web.Request) -> web.Response:
+        tokens.append(request.headers.get("Authorization"))
+        return web.Response(status=404) if request.path.endswith("/info") else multipart(part(b"x"))
+
+    async def test(rig: Rig) -> None:
+        loop = asyncio.get_running_loop()
+        past = datetime.fromtimestamp(EPOCH - 1, UTC)
+        renew(rig, "old", access_token_expires_at=past)
+        with pytest.raises(StorageError, match="expired"):
+            await get(rig)
+        assert tokens == [None], "the server was asked for its time alone"
+        loop.call_later(1.0, lambda: renew(rig, "new", access_token_expires_at=past + timedelta(hours=1)))
+        assert await get(rig) == b"x"
+        assert tokens[1:] == ["Bearer new"]
+
+    with_server(answer, test)
+
+
+def test_what_has_expired_by_a_wrong_clock_alone_is_sent() -> None:
+    from email.utils import formatdate
+
+    async def answer(request: web.Request) -> web.Response:
+        response = web.Response(status=404) if request.path.endswith("/info") else multipart(part(b"x"))
+        response.headers["Date"] = formatdate(EPOCH - 7200, usegmt=True)
+        return response
+
+    async def test(rig: Rig) -> None:
+        renew(rig, "t", access_token_expires_at=datetime.fromtimestamp(EPOCH - 3600, UTC))
+        assert await get(rig) == b"x"
+
+    with_server(answer, test)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    times = []
+
+    async def answer(request: web.Request) -> web.Response:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) <= RETRIES_MAX:
+            return web.Response(status=status, headers={"Retry-After": "3"} if len(times) == 2 else {})
+        return multipart(part(b"x"))
+
+    async def test(rig: Rig) -> None:
+        assert await get(rig) == b"x"
+        pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+        assert 0.4 <= pauses[0] <= 0.7 and 3 <= pauses[1] <= 3.1 and 1.6 <= pauses[2] <= 2.5
+
+    with_server(answer, test)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 402, 403, 404, 410, 413, 500, 501, 503])
+def test_a_status_is_told(status: int) -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=status, text="because\nof this", headers={"Location": "/elsewhere"})
+
+    async def test(rig: Rig) -> None:
+        for call in (get(rig), put_bytes(rig, b"")):
+            with pytest.raises(StorageError, match=f"{status}: because of this") as caught:
+                await call
+            assert caught.value.status == status
+        assert "/elsewhere" not in asked
+
+    with_server(answer, test)
+
+
+def test_a_connection_that_breaks_is_tried_again_a_bounded_number_of_times() -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def test(rig: Rig) -> None:
+        with pytest.raises(StorageError) as caught:
+            await get(rig)
+        assert caught.value.status is None and len(asked) == RETRIES_MAX + 1
+
+    with_server(answer, test)
+
+
+def test_a_transfer_that_stalls_fails() -> None:
+    """Weakness 33 of the reference: no timeout of any kind."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "multipart/form-data; boundary=B"})
+        await response.prepare(request)
+        for at in range(5):
+            await response.write(part(b"x" * 100)[at : at + 1])
+            await asyncio.sleep(8)
+        await asyncio.sleep(1000)
+        return response
+
+    async def test(rig: Rig) -> None:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StorageError, match="within 10 s of the last byte"):
+            await get(rig)
+        assert 42 <= asyncio.get_running_loop().time() - began <= 43
+
+    with_server(answer, test, stall_timeout_secs=10.0)
+
+
+@pytest.mark.parametrize(("url", "allowed"), [("http://d.example", False), ("http://10.0.0.1", False)])
+def test_a_token_does_not_travel_in_the_clear(url: str, allowed: bool) -> None:
+    async def test(rig: Rig) -> None:
+        rig.holder.envelope = envelope(url)
+        for call in (get(rig), put_bytes(rig, b"")):
+            with pytest.raises(StorageError, match="ALLOW_INSECURE_HTTP"):
+                await call
+
+    with_server(answering(), test)
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:169.254.1.1]", "0.0.0.0"]
+)
+def test_addresses_that_are_no_servers_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = host.strip("[]")
+    family = socket.AF_INET6 if ":" in plain else socket.AF_INET
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: [(family, 1, 6, "", (plain, 443))])
+
+    async def test(rig: Rig) -> None:
+        for url in (f"https://{host}", "https://named.example"):
+            rig.holder.envelope = envelope(url)
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(StorageError, match="link-local"):
+                await get(rig)
+            assert asyncio.get_running_loop().time() == began, "and not tried again"
+
+    with_server(answering(), test)
+
+
+def test_a_lease_that_moves_takes_its_token_with_it() -> None:
+    async def test(rig: Rig) -> None:
+        asking = asyncio.ensure_future(get(rig))
+        await asyncio.sleep(0.1)
+        rig.holder.envelope = envelope("https://elsewhere.example", token="u")
+        with pytest.raises(StorageError, match="moved to another domain server"):
+            await asking
+
+    async def busy(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == "Bearer t"
+        return web.Response(status=503)
+
+    with_server(busy, test)
+
+
+def test_nothing_goes_out_for_a_task_that_was_stopped() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        rig.holder.cancelled = True
+        for call in (get(rig), put_bytes(rig, b""), put_file(rig, LARGE), open_multipart(rig, LARGE)):
+            with pytest.raises(TaskStopped):
+                await call
+        assert not net.requests
+
+    with_net(test, net=IN_PARTS)
+
+
+def test_an_upload_under_way_ends_with_its_task() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def stop(request: web.Request) -> web.StreamResponse | None:
+            rig.holder.cancelled = request.method == "PUT"
+            return None
+
+        net.faults = stop
+        with pytest.raises(TaskStopped):
+            await put_file(rig, LARGE * 4)
+        assert not net.domain.items
+        net.violations.clear()
+
+    with_net(test, net=IN_PARTS | {"part_size_bytes": 10**7})
+
+
+def test_what_a_server_says_of_uploads_is_asked_once_a_minute() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        for _ in range(3):
+            await put_bytes(rig, LARGE)
+        assert [request.path for request in net.requests].count("/api/v1/info") == 1
+        await asyncio.sleep(61)
+        await put_bytes(rig, LARGE)
+        assert [request.path for request in net.requests].count("/api/v1/info") == 2
+
+    with_net(test)
+
+
+def test_a_small_artifact_is_one_request() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        await put_bytes(rig, b"x" * 1024)
+        assert len(net.requests) == 1
+
+    with_net(test)

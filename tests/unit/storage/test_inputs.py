@@ -1,0 +1,298 @@
+"""Inputs: every form of an id, whole or not at all, and never outside of their place."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiohttp import web
+
+from posemesh.devnet import Devnet
+from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError
+
+from .rig import DOMAIN, ITEM, Rig, with_net, with_server
+
+
+def part(data: bytes, *, name: str = "n", data_type: str = "t", key: str = ITEM, size: object = None) -> bytes:
+    about = (
+        f'form-data; name="{name}"; data-type="{data_type}"; id="{key}"; size="{len(data) if size is None else size}"'
+    )
+    return b"--B\r\nContent-Disposition: " + about.encode() + b"\r\n\r\n" + data + b"\r\n"
+
+
+def multipart(*parts: bytes) -> web.Response:
+    return web.Response(
+        body=b"".join(parts) + b"--B--\r\n", headers={"Content-Type": "multipart/form-data; boundary=B"}
+    )
+
+
+def answering(*parts: bytes) -> Any:
+    async def answer(request: web.Request) -> web.Response:
+        return multipart(*parts)
+
+    return answer
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\r\n--boundary--\r\n", bytes(range(256)) * 5000])
+def test_an_input_by_id_path_url_and_name(data: bytes) -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        key = net.put_data("scan_2024", "t", data)
+        path = f"/api/v1/domains/{net.domain_id}/data/{key}"
+        query = f"{net.url}/api/v1/domains/{net.domain_id}/data?name=scan_2024&data_type=t"
+        for cid in (key, f" {key} ", path, net.url + path, query, "scan_2024"):
+            assert await rig.task.input.get_bytes_by_cid(cid) == data
+            found = await rig.task.input.materialize_cid_with_meta(cid)
+            assert found.path.read_bytes() == data
+            assert (found.data_id, found.name, found.data_type) == (key, "scan_2024", "t")
+            assert (found.domain_id, found.related_files, found.extracted_paths) == (net.domain_id, (), ())
+            assert found.path.is_relative_to(found.root_dir) and found.root_dir.parent == rig.task.workspace
+        assert len(rig.files) == 6
+
+    with_net(test)
+
+
+def test_the_layout() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        keys = [
+            net.put_data("scan_2024-01-02_03-04-05", "refined_scan_zip", b"1"),
+            net.put_data("manifest", "dmt_manifest_json", b"2"),
+        ]
+        url = f"/api/v1/domains/{net.domain_id}/data?ids={','.join(keys)}"
+        found = await rig.task.input.materialize_cid_with_meta(url)
+        assert str(found.path.relative_to(found.root_dir)) == (
+            "datasets/2024-01-02_03-04-05/scan_2024-01-02_03-04-05.refined_scan_zip"
+        )
+        (other,) = found.related_files
+        assert str(other.relative_to(found.root_dir)) == "datasets/manifest/manifest.dmt_manifest_json"
+        assert await rig.task.input.materialize_cid_to_temp(keys[1]) != other
+        for move in rig.holder.moves:
+            assert move[1] == "in" and move[2] == move[3]
+
+    with_net(test)
+
+
+def test_of_several_items_of_a_name_the_refined_scan_is_meant() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        net.put_data("scan", "manifest", b"no")
+        net.put_data("scan", "refined_scan_zip", b"yes")
+        net.put_data("two", "a", b"")
+        net.put_data("two", "b", b"")
+        assert await rig.task.input.get_bytes_by_cid("scan") == b"yes"
+        with pytest.raises(InvalidCid, match="2 items"):
+            await rig.task.input.get_bytes_by_cid("two")
+
+    with_net(test)
+
+
+@pytest.mark.parametrize("cid", ["https://elsewhere.example/api/v1/domains/x/data/y", "", "/api/v1/domains/x/data"])
+def test_an_input_that_is_none_sends_nothing(cid: str) -> None:
+    """Weakness 36 of the reference: the host was ignored, and a URL without a filter downloaded the whole domain."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(InvalidCid):
+                await call(cid)
+        assert not net.requests
+
+    with_net(test)
+
+
+@pytest.mark.parametrize("cid", [str(UUID(int=1)), "no_such_name", "no such? name"])
+def test_an_input_that_is_not_there(cid: str) -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        with pytest.raises(StorageError) as caught:
+            await rig.task.input.materialize_cid_to_temp(cid)
+        assert caught.value.status in (400, 404)
+        assert not rig.files
+
+    with_net(test)
+
+
+def test_an_item_that_was_not_asked_for() -> None:
+    async def test(rig: Rig) -> None:
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput, match="other items"):
+                await call(str(UUID(int=12)))
+        assert not rig.files
+
+    with_server(answering(part(b"x")), test)
+
+
+def test_the_item_asked_for_is_the_primary_one_wherever_it_comes() -> None:
+    async def test(rig: Rig) -> None:
+        found = await rig.task.input.materialize_cid_with_meta(ITEM.upper())
+        assert found.path.read_bytes() == b"mine" == await rig.task.input.get_bytes_by_cid(ITEM)
+        assert [path.read_bytes() for path in found.related_files] == [b"other", b"third"]
+        assert found.domain_id == str(DOMAIN)
+
+    with_server(answering(part(b"other", key="o"), part(b"mine", name="m"), part(b"third", key="p")), test)
+
+
+def test_parts_of_one_name_do_not_overwrite_each_other() -> None:
+    """Weakness 39 of the reference."""
+    parts = [part(str(number).encode(), name="../scan", key=ITEM) for number in range(50)]
+
+    async def test(rig: Rig) -> None:
+        found = await rig.task.input.materialize_cid_with_meta(ITEM)
+        paths = (found.path, *found.related_files)
+        assert [path.read_bytes() for path in paths] == [str(number).encode() for number in range(50)]
+        assert len(set(paths)) == 50
+
+    with_server(answering(*parts), test)
+
+
+HOSTILE = ["..", "../../etc/passwd", "/etc/passwd", "a/b", "a\\b", "C:x", "nul", "CON", "", ".", "~", "x" * 5000, "ä☃"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_leads_nowhere_else(name: str) -> None:
+    written = name.replace("\\", "\\\\")
+
+    async def test(rig: Rig) -> None:
+        found = await rig.task.input.materialize_cid_with_meta(ITEM)
+        assert found.name == found.data_type == name
+        assert found.path.resolve().is_relative_to(rig.task.workspace.resolve())
+        assert rig.files == [found.path]
+        assert len(found.path.name) < 255 and found.path.stem.lower() not in ("nul", "con", "", "..")
+
+    with_server(answering(part(b"x", name=written, data_type=written)), test)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"garbage",
+        part(b"abc"),
+        part(b"abc", size=-1) + b"--B--",
+        part(b"abc", size=2) + b"--B--",
+        part(b"abc", size=4) + b"--B--",
+        part(b"abc", size="many") + b"--B--",
+        part(b"abc") + part(b"more", size=10**18) + b"--B--",
+        part(b"abc", name="a\x00b", size="") + b"--B--",
+        b"--B\r\nX: " + b"x" * 100_000,
+        part(b"") * 10_001 + b"--B--",
+    ],
+)
+def test_what_is_not_whole_leaves_nothing(body: bytes) -> None:
+    """Weakness 28 of the reference: a truncated or malformed stream ended silently as success."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"Content-Type": "multipart/form-data; boundary=B"})
+
+    async def test(rig: Rig) -> None:
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput):
+                await call(ITEM)
+            assert not rig.files
+        assert rig.storage._workspace._used == 0
+
+    with_server(answer, test)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data", "multipart/mixed; boundary=B"])
+def test_another_content_type(kind: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=b"{}", headers={"Content-Type": kind})
+
+    async def test(rig: Rig) -> None:
+        with pytest.raises(BadInput, match="Content-Type"):
+            await rig.task.input.materialize_cid_to_temp(ITEM)
+
+    with_server(answer, test)
+
+
+def test_a_download_that_is_cut_is_not_asked_for_again_and_leaves_nothing() -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        response = web.StreamResponse(headers={"Content-Type": "multipart/form-data; boundary=B"})
+        await response.prepare(request)
+        await response.write(part(b"x" * 100_000)[:50_000])
+        if len(asked) == 1:
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    async def test(rig: Rig) -> None:
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                await rig.task.input.materialize_cid_to_temp(ITEM)
+            assert not rig.files
+        assert len(asked) == 2
+
+    with_server(answer, test)
+
+
+def test_limits() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        small, large = net.put_data("a", "t", b"x" * 1000), net.put_data("b", "t", b"x" * 1001)
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            await call(small)
+            with pytest.raises(BadInput, match="exceeds 1000 bytes"):
+                await call(large)
+        await rig.task.input.materialize_cid_to_temp(small)
+        with pytest.raises(DiskFull, match="WORKSPACE_BYTES_MAX"):
+            await rig.task.input.materialize_cid_to_temp(small)
+        assert len(rig.files) == 2
+
+    with_net(test, input_bytes_max=1000, workspace_bytes_max=2500)
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        key = net.put_data("a", "t", b"x" * 100_000)
+        monkeypatch.setattr("posemesh.storage.inputs._Folder.write", lambda folder, piece: full(folder, piece))
+
+        def full(folder: Any, piece: bytes) -> None:
+            from posemesh.storage.workspace import disk_errors
+
+            with disk_errors("input a"):
+                raise OSError(28, "No space left on device")
+
+        with pytest.raises(DiskFull, match="No space left") as caught:
+            await rig.task.input.materialize_cid_to_temp(key)
+        assert caught.value.code == "disk_full"
+        assert not rig.files
+
+    with_net(test)
+
+
+def archive(**entries: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, data in entries.items():
+            opened.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_archives_are_unpacked_on_request() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        key = net.put_data("scan", "refined_scan_zip", archive(a=b"1", b=b"2"))
+        plain = await rig.task.input.materialize_cid_with_meta(key)
+        assert plain.extracted_paths == () and len(rig.files) == 1
+        found = await rig.task.input.materialize_cid_with_meta(key, extract=True)
+        assert [path.read_bytes() for path in found.extracted_paths] == [b"1", b"2"]
+        assert all(path.is_relative_to(found.root_dir) for path in found.extracted_paths)
+        other = net.put_data("text", "t", b"PK is no archive")
+        with pytest.raises(BadInput, match="expected a zip archive"):
+            await rig.task.input.materialize_cid_with_meta(other, extract=True)
+
+    with_net(test)
+
+
+def test_an_archive_that_is_not_safe_leaves_nothing() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        key = net.put_data("scan", "refined_scan_zip", archive(**{"ok": b"1", "../out": b"2"}))
+        with pytest.raises(BadInput, match="outside"):
+            await rig.task.input.materialize_cid_with_meta(key, extract=True)
+        bomb = net.put_data("bomb", "refined_scan_zip", archive(a=bytes(100_000)))
+        with pytest.raises(BadInput, match="more than is allowed"):
+            await rig.task.input.materialize_cid_with_meta(bomb, extract=True)
+        assert not rig.files and rig.storage._workspace._used == 0
+
+    with_net(test, input_bytes_max=10_000)

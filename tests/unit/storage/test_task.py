@@ -1,0 +1,55 @@
+"""What a node's tasks share, and what each has of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from posemesh.devnet import Devnet
+from posemesh.errors import StorageError
+from posemesh.runners.port import FinishUpload, WriteUpload
+
+from .rig import Rig, with_net
+from .test_artifacts import IN_PARTS, LARGE
+
+
+def test_an_upload_left_open_ends_with_the_task() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        part = rig.task.output.open_multipart("a.bin")
+        await part.__aenter__()
+        await part.write(LARGE)
+        rig.holder.cancelled = True
+        await rig.storage.close()
+        assert "DELETE" not in [request.method for request in net.requests] and not rig.files
+        for message in (WriteUpload(upload=1, data=b"x"), FinishUpload(upload=1)):
+            with pytest.raises(StorageError, match="not open"):
+                await rig.storage.answer(message)
+
+    with_net(test, net=IN_PARTS)
+
+
+def test_tasks_share_the_client_and_nothing_else() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        other = rig.node.task(rig.holder)
+        assert other.workspace() != rig.storage.workspace()
+        await rig.task.output.put_bytes("a", b"")
+        assert other.artifacts == ()
+        await other.close()
+        assert rig.storage.workspace().exists()
+
+    with_net(test)
+
+
+def test_the_client_is_named_by_what_is_kept() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        await rig.task.output.put_bytes("a", b"")
+        assert net.domain.client_ids == {(rig.state / "client-id").read_text().strip()}
+
+    with_net(test, client_id=None)
+
+
+def test_nothing_is_kept_for_a_node_without_tasks() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        assert await rig.node.sweep() == 0
+        assert not list(rig.state.iterdir())
+
+    with_net(test)

@@ -1,0 +1,676 @@
+"""The engine: a node's whole life, event in, list of commands out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from posemesh.commands import (
+    Ask,
+    CommitAccepted,
+    CommitOutcome,
+    Leave,
+    OfferOutcome,
+    Register,
+    SendHeartbeat,
+    SettleOutcome,
+    SignIn,
+    StartRunner,
+    StopRunner,
+)
+from posemesh.engine import Engine
+from posemesh.errors import IllegalTransition
+from posemesh.events import (
+    AskFailed,
+    CallbackArrived,
+    CancelRequested,
+    CommitFailed,
+    Committed,
+    DrainRequested,
+    Event,
+    EventLogged,
+    HeartbeatAccepted,
+    HeartbeatFailed,
+    LeaseOffered,
+    LeaseUnreadable,
+    NodeLeft,
+    NodeStarted,
+    NoWork,
+    OutcomeAccepted,
+    OutcomeRejected,
+    ProgressMade,
+    RegistrationAccepted,
+    RunnerFailed,
+    RunnerFinished,
+    SignedIn,
+    SignInFailed,
+)
+from posemesh.secret import Secret
+from posemesh.types import HeartbeatAnswer
+
+from ..stage import ARTIFACT, CAPABILITY, DONE, TASK, TOKEN, Stage, config, envelope, failure, names
+
+OFFERED = LeaseOffered(envelope=envelope(), ttl=60.0)
+DRAIN = DrainRequested(seconds=30.0)
+
+
+def token(text: str = "token", ttl: float | None = 3600.0) -> SignedIn:
+    return SignedIn(token=Secret(text), ttl=ttl)
+
+
+def beat(lease: int = 1, ttl: float | None = 60.0, **answer: Any) -> HeartbeatAccepted:
+    return HeartbeatAccepted(lease=lease, answer=HeartbeatAnswer(**answer), ttl=ttl)
+
+
+def finished(lease: int = 1) -> RunnerFinished:
+    return RunnerFinished(lease=lease, artifacts=(ARTIFACT,))
+
+
+def rejected(status: int | None = 503, lease: int = 1, **changes: Any) -> OutcomeRejected:
+    return OutcomeRejected(lease=lease, failure=failure(status, **changes))
+
+
+def committed(lease: int = 1) -> Committed:
+    return Committed(lease=lease)
+
+
+def accepted(lease: int = 1) -> OutcomeAccepted:
+    return OutcomeAccepted(lease=lease)
+
+
+def signed_in(**settings: Any) -> Stage:
+    """A node with a token whose first ask is in flight."""
+    stage = Stage(**settings)
+    stage(NodeStarted(), RegistrationAccepted(), token())
+    return stage
+
+
+def running(*events: Event, **settings: Any) -> Stage:
+    stage = signed_in(**settings)
+    stage(OFFERED, committed(), beat(), *events)
+    return stage
+
+
+def offering(**settings: Any) -> Stage:
+    return running(finished(), committed(), **settings)
+
+
+def ending(stage: Stage) -> str:
+    (end,) = stage.engine.ended
+    return end.ending
+
+
+# -- A node's life --------------------------------------------------------------------------------------------------
+
+
+def test_a_node_at_work() -> None:
+    stage = Stage()
+    assert stage(NodeStarted()) == [Register()]
+    assert stage(RegistrationAccepted()) == [SignIn()]
+    assert stage(token()) == [Ask(token=TOKEN, generation=1)]
+    accept, heartbeat = stage(OFFERED)
+    assert accept == CommitAccepted(lease=1, envelope=envelope())
+    assert heartbeat == SendHeartbeat(
+        lease=1, task_id=str(TASK), progress={}, events=(), timeout=20.0, token=TOKEN, generation=1
+    )
+    assert stage(committed()) == []
+    assert stage(beat()) == [StartRunner(lease=1, envelope=envelope())]
+    assert stage(finished()) == [CommitOutcome(lease=1, outcome=DONE)]
+    assert stage(committed()) == [OfferOutcome(lease=1, outcome=DONE, token=TOKEN, generation=1)]
+    assert stage(accepted()) == [SettleOutcome(lease=1, ending="delivered"), Ask(token=TOKEN, generation=1)]
+    assert ending(stage) == "completed"
+    assert stage.engine.statistics().counters == {"leased": 1, "completed": 1}
+    assert stage.engine.statistics().tasks == ()
+
+
+def test_a_stop_while_idle_is_immediate() -> None:
+    stage = signed_in()
+    stage(NoWork())
+    assert stage(DRAIN) == [Leave()]
+    assert stage(NodeLeft()) == [] and stage.wait(1e6) == []
+
+
+def test_a_stop_waits_for_an_ask_for_less_than_half_a_second() -> None:
+    stage = signed_in()
+    assert stage(DRAIN) == []
+    assert stage.wait(0.5) == [Leave()]
+
+
+def test_a_lease_that_arrives_after_the_signal_is_failed_back() -> None:
+    stage = signed_in()
+    stage(DRAIN)
+    assert names(stage(OFFERED)) == ["CommitAccepted"]
+    (commit,) = stage(committed())
+    assert commit.outcome.code == "node_shutdown"
+    assert names(stage(committed())) == ["OfferOutcome"]
+    assert names(stage(accepted())) == ["SettleOutcome", "Leave"]
+    assert ending(stage) == "failed"
+
+
+def test_a_task_that_was_being_prepared_at_the_signal_is_failed_back() -> None:
+    stage = signed_in()
+    stage(OFFERED, committed())
+    (commit,) = stage(DRAIN)
+    assert commit.outcome.code == "node_shutdown"
+
+
+def test_a_running_task_may_end_and_its_heartbeats_go_on() -> None:
+    stage = running()
+    assert stage(DRAIN) == []
+    beats = 0
+    for _ in range(25):
+        for command in stage.wait(1.0):
+            assert isinstance(command, SendHeartbeat)
+            stage(beat())
+            beats += 1
+    assert beats
+    stage(finished(), committed())
+    assert names(stage(accepted())) == ["SettleOutcome", "Leave"]
+
+
+def test_a_drain_that_is_over_stops_what_runs() -> None:
+    stage = running()
+    stage(DRAIN)
+    assert StopRunner(lease=1, reason="shutdown") in stage.wait(30.0)
+    (commit,) = stage(RunnerFailed(lease=1, code="cancelled", message="stopped"))
+    assert commit.outcome.code == "node_shutdown"
+    stage(committed())
+    assert names(stage(accepted())) == ["SettleOutcome", "Leave"]
+
+
+def test_a_second_signal_stops_what_runs_at_once() -> None:
+    stage = running()
+    stage(DRAIN)
+    assert stage(CancelRequested()) == [StopRunner(lease=1, reason="shutdown")]
+
+
+def test_cancel_after_the_signal_is_honoured() -> None:
+    stage = running()
+    heartbeats = stage.wait(21.0)
+    assert names(heartbeats) == ["SendHeartbeat"]
+    stage(CancelRequested(), beat(cancel=True))
+    (commit,) = stage(finished())
+    assert commit.outcome.kind == "cancelled"
+
+
+def test_a_runner_that_does_not_stop_does_not_keep_the_node() -> None:
+    stage = running()
+    stage(CancelRequested())
+    commands = stage.wait(2.0)
+    assert names(commands) == ["Warn", "CommitOutcome"]
+    assert commands[1].outcome.code == "node_shutdown"
+    assert names(stage(committed())) == ["OfferOutcome"]
+    assert names(stage(accepted())) == ["SettleOutcome", "Leave"]
+    assert stage(finished()) == [], "it ends after all"
+
+
+def test_a_service_that_does_not_answer_does_not_keep_the_node() -> None:
+    stage = offering()
+    stage(CancelRequested())
+    assert Leave() in stage.wait(5.0)
+
+
+# -- Keeping a lease ------------------------------------------------------------------------------------------------
+
+
+def test_cancel_in_the_first_answer_starts_nothing() -> None:
+    stage = signed_in()
+    stage(OFFERED, committed())
+    assert names(stage(beat(cancel=True))) == ["CommitOutcome"]
+    assert stage(committed()) == [] and ending(stage) == "cancelled"
+    assert stage.states()["poller"] == "waiting"
+
+
+def test_cancel_before_the_acceptance_is_recorded() -> None:
+    for answer in (committed(), CommitFailed(lease=1, problem="disk full")):
+        stage = signed_in()
+        stage(OFFERED, beat(cancel=True))
+        assert names(stage(answer)) == ["CommitOutcome"]
+        stage(committed())
+        assert ending(stage) == "cancelled"
+
+
+def test_cancel_stops_a_running_task_and_nothing_is_reported() -> None:
+    stage = running()
+    assert stage(beat(cancel=True)) == [StopRunner(lease=1, reason="cancelled")]
+    assert names(stage(finished())) == ["CommitOutcome"]
+    assert names(stage(committed())) == ["Ask"] and ending(stage) == "cancelled"
+
+
+def test_a_cancelled_lease_that_is_offered_again_is_no_hot_loop() -> None:
+    """Weakness 14 of the reference: it asks 1,816 times a second."""
+    stage, asks = signed_in(), 0
+    for lease in range(1, 8):
+        stage(LeaseOffered(envelope=envelope(cancel=True), ttl=60.0), committed(lease))
+        assert ending(stage) == "cancelled"
+        before = stage.now
+        while not asks and names(stage.wait(0.1)) != ["Ask"]:
+            pass
+        assert stage.now - before >= 0.99
+    assert stage.now >= 1000 + 1 + 1 + 2 + 4 + 8 + 15
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+def test_a_lost_lease_stops_its_runner_and_nothing_is_reported(status: int) -> None:
+    stage = running()
+    (heartbeat,) = stage.wait(21.0)
+    assert isinstance(heartbeat, SendHeartbeat)
+    assert stage(HeartbeatFailed(lease=1, failure=failure(status))) == [StopRunner(lease=1, reason="lost")]
+    assert names(stage(finished())) == ["CommitOutcome"]
+    assert names(stage(committed())) == ["Ask"] and ending(stage) == "lost"
+
+
+def test_a_lost_lease() -> None:
+    test_a_lost_lease_stops_its_runner_and_nothing_is_reported(404)
+
+
+def test_while_settling_a_lost_lease_ends_only_the_heartbeats() -> None:
+    stage = offering()
+    stage(rejected(503))
+    heartbeats = [command for command in stage.wait(0.5) if isinstance(command, SendHeartbeat)]
+    while not heartbeats:
+        heartbeats = [command for command in stage.wait(0.5) if isinstance(command, SendHeartbeat)]
+        stage(*(rejected(503) for task in stage.engine.statistics().tasks if task.state == "offering"))
+    assert stage(HeartbeatFailed(lease=1, failure=failure(404))) == []
+    assert "OfferOutcome" in names(stage.wait(100.0))
+    stage(accepted())
+    assert ending(stage) == "completed"
+
+
+def test_an_expired_lease_stops_its_runner_and_a_result_is_still_offered() -> None:
+    """Weakness 12 of the reference: expiry is not looked at."""
+    stage = running()
+    commands = [command for command in stage.wait(60.0) if not isinstance(command, SendHeartbeat)]
+    assert commands == [StopRunner(lease=1, reason="expired")]
+    stage(finished())
+    assert names(stage(committed())) == ["OfferOutcome"]
+    stage(accepted())
+    assert ending(stage) == "completed"
+
+
+def test_a_process_that_slept_begins_nothing_under_a_lease_that_ran_out() -> None:
+    stage = signed_in()
+    stage(OFFERED, HeartbeatFailed(lease=1, failure=failure()))
+    stage.now += 60.0
+    (commit,) = stage(committed())
+    assert commit.outcome.kind == "lost"
+    stage = signed_in()
+    stage(OFFERED, committed())
+    stage.now += 60.0
+    assert names(stage.engine.elapse(stage.now)) == ["CommitOutcome"]
+
+
+def test_a_process_that_slept_believes_an_answer_that_accepts() -> None:
+    stage = running()
+    (heartbeat,) = stage.wait(21.0)
+    assert isinstance(heartbeat, SendHeartbeat)
+    stage.now += 60.0
+    assert stage(beat()) == [] and stage.states()["1"] == "running"
+
+
+def test_a_task_runs_although_every_heartbeat_fails() -> None:
+    """Weakness 3 of the reference: 8,500 asks in 10 s while heartbeats answer 500."""
+    stage = signed_in()
+    stage(OFFERED, committed())
+    assert names(stage(HeartbeatFailed(lease=1, failure=failure(500)))) == ["StartRunner"]
+    for _ in range(15):
+        for _command in stage.wait(1.0):
+            stage(HeartbeatFailed(lease=1, failure=failure(500)))
+    stage(finished())
+    assert names(stage(committed())) == ["OfferOutcome"]
+
+
+def test_a_task_starts_without_the_first_answer_after_a_second() -> None:
+    stage = signed_in()
+    stage(OFFERED, committed())
+    assert stage.wait(0.99) == []
+    assert names(stage.wait(0.02)) == ["StartRunner"]
+
+
+def test_the_last_progress_arrives_before_the_completion() -> None:
+    stage = running(ProgressMade(lease=1, progress={"pct": 100}), finished())
+    (flush,) = stage(committed())
+    assert isinstance(flush, SendHeartbeat) and flush.progress == {"pct": 100}
+    assert names(stage(beat())) == ["OfferOutcome"]
+
+
+def test_a_completion_does_not_wait_longer_than_a_second_for_it() -> None:
+    stage = running(ProgressMade(lease=1, progress={"pct": 100}), finished(), committed())
+    assert "OfferOutcome" not in names(stage.wait(0.99))
+    assert "OfferOutcome" in names(stage.wait(0.01))
+
+
+def test_a_failed_flush_never_discards_a_result() -> None:
+    """Weakness 2 of the reference."""
+    for status in (None, 401, 404, 500):
+        stage = running(ProgressMade(lease=1, progress=1), finished(), committed())
+        commands = stage(HeartbeatFailed(lease=1, failure=failure(status, generation=1)))
+        if status == 401:
+            assert names(commands) == ["SignIn"], "the offer waits for a token"
+            commands = stage(token("two"))
+        assert "OfferOutcome" in names(commands)
+
+
+def test_cancel_in_the_flush_withdraws_the_completion() -> None:
+    stage = running(ProgressMade(lease=1, progress=1), finished(), committed())
+    assert stage(beat(cancel=True)) == [SettleOutcome(lease=1, ending="withdrawn"), Ask(token=TOKEN, generation=1)]
+    assert ending(stage) == "cancelled"
+
+
+def test_cancel_while_the_outcome_is_being_recorded_withdraws_it() -> None:
+    stage = running()
+    (heartbeat,) = stage.wait(21.0)
+    assert isinstance(heartbeat, SendHeartbeat)
+    stage(finished(), beat(cancel=True))
+    assert SettleOutcome(lease=1, ending="withdrawn") in stage(committed())
+
+
+def test_cancel_between_two_offers_withdraws_unless_the_service_may_have_heard() -> None:
+    for status, end in ((401, "withdrawn"), (503, "withdrawn"), (None, None)):
+        stage = running()
+        (heartbeat,) = stage.wait(21.0)
+        assert isinstance(heartbeat, SendHeartbeat)
+        stage(finished(), committed(), rejected(status))
+        commands = stage(beat(cancel=True))
+        assert (SettleOutcome(lease=1, ending="withdrawn") in commands) is (end is not None)
+        assert ("OfferOutcome" in names(stage.wait(2.0))) is (end is None)
+
+
+def test_a_task_that_never_ran_has_nothing_to_flush() -> None:
+    stage = signed_in()
+    stage(OFFERED, CommitFailed(lease=1, problem="disk full"))
+    assert names(stage(committed())) == ["OfferOutcome"]
+
+
+def test_what_user_code_said_last_arrives_before_its_failure() -> None:
+    """It is what explains the failure."""
+    stage = running(EventLogged(lease=1, record="bad frame 7"), RunnerFailed(lease=1, code="runner_error", message="x"))
+    (flush,) = stage(committed())
+    assert isinstance(flush, SendHeartbeat) and flush.events == ("bad frame 7",)
+    assert names(stage(beat())) == ["OfferOutcome"]
+
+
+# -- Reporting ------------------------------------------------------------------------------------------------------
+
+
+def test_every_ending_of_a_report() -> None:
+    for answers, end in (
+        ([accepted()], "completed"),
+        ([rejected(404)], "refused"),
+        ([rejected(None), rejected(409)], "unconfirmed"),
+        ([rejected(400), accepted()], "failed"),
+        ([rejected(422), rejected(413)], "stuck"),
+    ):
+        stage = offering()
+        for index, answer in enumerate(answers):
+            stage(answer)
+            if index + 1 < len(answers) and "1" in stage.states() and stage.states()["1"] == "backing_off":
+                while stage.states()["1"] == "backing_off":
+                    stage.wait(0.5)
+        assert ending(stage) == end
+
+
+def test_a_stuck_outcome_is_shown_to_the_operator() -> None:
+    stage = offering()
+    stage(rejected(422), rejected(413))
+    (task,) = stage.engine.statistics().tasks
+    assert (task.state, task.problem, task.capability) == ("stuck", "answered 413", CAPABILITY)
+    assert stage.states()["poller"] == "asking", "it holds no slot"
+
+
+def test_a_task_nobody_here_can_run_is_failed_and_the_next_ask_backs_off() -> None:
+    stage, since = signed_in(), 1000.0
+    for lease, least in enumerate((1, 1, 2, 4, 8), 1):
+        (commit,) = stage(LeaseOffered(envelope=envelope(capability="/other/v1"), ttl=60.0))
+        assert commit.outcome.code == "no_runner"
+        since = stage.now
+        assert names(stage(committed(lease), accepted(lease))) == ["OfferOutcome", "SettleOutcome"]
+        while "Ask" not in names(stage.wait(0.05)):
+            pass
+        assert stage.now - since >= least - 0.01
+
+
+def test_a_lease_that_cannot_be_read_is_failed() -> None:
+    stage = signed_in()
+    (commit,) = stage(LeaseUnreadable(task_id="t", problem="broken"))
+    assert commit.outcome.code == "bad_input"
+    assert names(stage(committed())) == ["OfferOutcome"]
+
+
+# -- Tokens ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_a_token_is_answered_here() -> None:
+    stage = signed_in()
+    stage(NoWork(retry_after=300.0))
+    stage.wait(1.0)
+    stage.engine.auth.expires_at = stage.now
+    commands = stage.wait(300.0)
+    assert "Ask" not in names(commands)
+    assert stage.engine.poller.blocked and stage.states()["poller"] == "waiting"
+
+
+def test_a_token_that_expired_while_the_process_slept_is_not_sent() -> None:
+    stage = running()
+    stage.now += 3600.0
+    commands = stage.engine.elapse(stage.now)
+    assert names(commands) == ["StopRunner", "SignIn"]
+
+
+def test_a_heartbeat_waits_for_the_token_and_goes_out_with_it() -> None:
+    stage = running()
+    (heartbeat,) = stage.wait(21.0)
+    assert heartbeat.generation == 1
+    assert stage(HeartbeatFailed(lease=1, failure=failure(401, generation=1))) == [SignIn()]
+    (again,) = stage(token("two"))
+    assert isinstance(again, SendHeartbeat) and (again.token, again.generation) == (Secret("two"), 2)
+
+
+def test_an_outcome_waits_for_the_token_and_goes_out_with_it() -> None:
+    stage = offering()
+    commands = stage(rejected(401, generation=1))
+    assert "SignIn" in names(commands) and "OfferOutcome" not in names(commands)
+    (offer,) = [command for command in stage(token("two")) if isinstance(command, OfferOutcome)]
+    assert offer.generation == 2
+
+
+def test_an_ask_that_met_a_401_is_made_good_once() -> None:
+    stage = signed_in()
+    assert stage(AskFailed(failure=failure(401, generation=1))) == [SignIn()]
+    assert stage(token("two")) == [Ask(token=Secret("two"), generation=2)]
+    assert stage(AskFailed(failure=failure(401, generation=2))) == [SignIn()]
+    assert stage(token("three")) == []
+
+
+def test_concurrent_401s_sign_in_once() -> None:
+    """Weakness 45 of the reference."""
+    stage = running(finished(), committed(), max_concurrency=2)
+    assert names(stage(rejected(401, generation=1))).count("SignIn") == 1
+    assert "SignIn" not in names(stage(AskFailed(failure=failure(401, generation=1))))
+    stage(token("two"))
+    assert "SignIn" not in names(stage(HeartbeatFailed(lease=1, failure=failure(401, generation=1))))
+
+
+def test_a_401_for_a_lease_that_is_over_still_concerns_the_token() -> None:
+    stage = offering()
+    stage(accepted())
+    assert stage(HeartbeatFailed(lease=1, failure=failure(401, generation=1))) == [SignIn()]
+
+
+def test_an_outage_of_dds_with_a_valid_token_stops_nothing() -> None:
+    stage = signed_in()
+    while stage.now < 1000.0 + 3500:
+        for command in stage.wait(1.0):
+            if isinstance(command, SignIn):
+                stage(SignInFailed(failure=failure(None)))
+            else:
+                assert isinstance(command, Ask) and command.token == TOKEN
+                stage(NoWork())
+    assert stage.states()["auth"] in ("signed_in", "refreshing")
+
+
+def test_a_wallet_dds_does_not_know_is_registered_again() -> None:
+    stage = Stage()
+    stage(NodeStarted(), RegistrationAccepted())
+    assert stage(SignInFailed(failure=failure(403), at_verify=True)) == [Register()]
+    assert stage.states()["registration"] == "registering"
+
+
+def test_with_a_callback_auth_waits_for_the_stored_secret() -> None:
+    stage = Stage(node_url="https://node.example")
+    assert stage(NodeStarted(), RegistrationAccepted()) == [Register()]
+    (store,) = stage(CallbackArrived(request=1, node_id="n", secret=TOKEN))
+    answer, sign_in = stage(store.answers[0](request=1, node_id="n"))
+    assert answer.status == 200 and sign_in == SignIn()
+
+
+# -- Slots ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_is_free_once_its_outcome_is_committed() -> None:
+    stage = running()
+    stage(finished())
+    assert stage.engine.poller.busy == 1
+    stage(committed())
+    assert stage.engine.poller.busy == 0
+    assert names(stage.wait(1.0)) == ["Ask"], "not when the service has heard of it"
+
+
+def test_asking_stops_at_64_undelivered_outcomes() -> None:
+    stage = signed_in()
+    for lease in range(1, 65):
+        stage(OFFERED, committed(lease), beat(lease), finished(lease), committed(lease), rejected(503, lease))
+        while lease < 64 and stage.states()["poller"] != "asking":
+            for command in stage.wait(0.1):
+                if isinstance(command, SendHeartbeat):
+                    stage(beat(command.lease))
+                elif isinstance(command, OfferOutcome):
+                    stage(rejected(503, command.lease))
+    assert stage.states()["poller"] == "full"
+    assert len(stage.engine.statistics().tasks) == 64
+    while "backing_off" in stage.states().values() and "1" in stage.states():
+        offers = [command for command in stage.wait(0.1) if isinstance(command, OfferOutcome)]
+        stage(*(accepted(1) if offer.lease == 1 else rejected(503, offer.lease) for offer in offers))
+    assert stage.states()["poller"] in ("waiting", "asking")
+
+
+# -- The engine itself ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(NodeStarted(), id="a machine of the node"),
+        pytest.param(committed(), id="a machine of a lease"),
+        pytest.param(OutcomeAccepted(lease=1), id="a machine that does not exist yet"),
+        pytest.param(rejected(401, generation=1), id="a 401"),
+        pytest.param(replace(OFFERED, lease=1), id="the second of two machines"),
+    ],
+)
+def test_an_illegal_event_raises_and_changes_nothing(event: Event) -> None:
+    stage = running()
+    before = _all(stage.engine)
+    with pytest.raises(IllegalTransition):
+        stage.engine.handle(event, stage.now)
+    assert _all(stage.engine) == before and stage.engine.moved == []
+
+
+def _all(engine: Engine) -> str:
+    parts = [engine.registration, engine.auth, engine.poller, engine.counters, engine._tasks, engine._next]
+    return repr([*parts, engine._holding, engine._waiting, engine._unanswered, engine._ran, engine._unran])
+
+
+def test_an_event_of_a_lease_that_never_was() -> None:
+    stage = running()
+    for event in (committed(2), beat(0), committed(-1)):
+        with pytest.raises(KeyError, match="never was"):
+            stage(event)
+
+
+def test_events_of_a_lease_that_is_over_are_dropped() -> None:
+    stage = offering()
+    stage(accepted())
+    before = _all(stage.engine)
+    assert stage(committed(), beat(), finished(), rejected(404)) == []
+    assert _all(stage.engine) == before and stage.engine.moved == []
+
+
+def test_timers_fire_in_order_and_not_before_their_time() -> None:
+    stage = running()
+    deadline = stage.engine.next_deadline()
+    assert deadline is not None and 15 <= deadline - stage.now <= 21
+    assert stage.engine.elapse(deadline - 0.001) == []
+    assert names(stage.engine.elapse(deadline)) == ["SendHeartbeat"]
+    assert stage.engine.next_deadline() == stage.now + 60
+
+
+def test_an_engine_at_rest_has_no_deadline() -> None:
+    stage = Stage()
+    assert stage.engine.next_deadline() is None and stage.engine.elapse(1e9) == []
+
+
+def test_statistics() -> None:
+    stage = running(ProgressMade(lease=1, progress={"pct": 5}))
+    found = stage.engine.statistics()
+    assert {name: status.state for name, status in found.machines.items()} == {
+        "registration": "registered",
+        "auth": "signed_in",
+        "poller": "full",
+    }
+    (task,) = found.tasks
+    assert (task.lease, task.task_id, task.state, task.progress) == (1, str(TASK), "running", {"pct": 5})
+    assert found.machines["auth"].deadline is not None and found.counters == {"leased": 1}
+    assert repr(stage.engine) == "<Engine registration registered, auth signed_in, poller full, 1 tasks>"
+    assert stage.engine.identity(1) == DONE.task and stage.engine.identity(2) is None
+    found.counters["leased"] = 9
+    assert stage.engine.statistics().counters == {"leased": 1}
+
+
+def test_what_moved_is_told() -> None:
+    stage = signed_in()
+    stage(OFFERED)
+    moved = [(record.machine, record.trigger, record.source, record.dest) for record in stage.engine.moved]
+    assert moved[:3] == [
+        ("poller", "LeaseOffered", "asking", "full"),
+        ("lease", "LeaseOffered", "offered", "accepted"),
+        ("session", "KeepAliveWanted", "pending", "pending"),
+    ]
+
+
+def test_an_end_is_told_with_its_reason() -> None:
+    stage = running(RunnerFailed(lease=1, code="runner_error", message="x"), committed(), rejected(404))
+    (end,) = stage.engine.ended
+    assert (end.lease, end.ending, end.reason) == (1, "refused", "runner_error: x - answered 404")
+    assert end.task == DONE.task
+
+
+def test_two_engines_share_nothing() -> None:
+    one, other = running(), Stage()
+    assert other.states() == {"registration": "idle", "auth": "signed_out", "poller": "waiting"}
+    assert one.states()["1"] == "running"
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def run(seed: int) -> list[Any]:
+        engine, now, found = Engine(config(), {CAPABILITY}, Random(seed)), 0.0, []
+        found += engine.handle(NodeStarted(), now)
+        found += engine.handle(RegistrationAccepted(), now)
+        found += engine.handle(token(), now)
+        for _ in range(20):
+            engine.handle(NoWork(), now)
+            now = engine.next_deadline() or now
+            found += [now, *engine.elapse(now)]
+        return found
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_leases_are_numbered_from_where_the_ledger_says() -> None:
+    engine = Engine(config(), {CAPABILITY}, Random(0), first_lease=41)
+    engine.handle(NodeStarted(), 0.0)
+    engine.handle(RegistrationAccepted(), 0.0)
+    engine.handle(token(), 0.0)
+    assert engine.handle(OFFERED, 0.0)[0].lease == 41

@@ -1,0 +1,45 @@
+"""posemesh.errors: what each of them carries besides its message."""
+
+from __future__ import annotations
+
+import pytest
+
+from posemesh import errors
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_all_are_of_one_family(name: str) -> None:
+    assert issubclass(getattr(errors, name), errors.PosemeshError)
+
+
+def test_a_configuration_error_has_a_line_a_problem() -> None:
+    error = errors.ConfigError(["A: expected b", "C: expected d"])
+    assert error.problems == ("A: expected b", "C: expected d")
+    assert str(error).splitlines()[1:] == ["  A: expected b", "  C: expected d"]
+
+
+def test_an_illegal_transition_names_its_cell_and_tells_its_story() -> None:
+    error = errors.IllegalTransition("lease", "running", "Offer", ["pending -> running"])
+    assert (error.machine, error.state, error.trigger, error.story) == (
+        "lease",
+        "running",
+        "Offer",
+        ("pending -> running",),
+    )
+    assert str(error) == "lease in state 'running' has no edge for Offer; before it: pending -> running"
+    assert "before it" not in str(errors.IllegalTransition("lease", "running", "Offer"))
+
+
+def test_an_undecodable_lease_may_name_its_task() -> None:
+    assert errors.UndecodableLease("no id").task_id is None
+    assert errors.UndecodableLease("bad meta", "t").task_id == "t"
+
+
+def test_a_storage_error_may_have_a_status() -> None:
+    assert errors.StorageError("refused", 403).status == 403
+    assert errors.StorageError("no answer").status is None
+
+
+@pytest.mark.parametrize("kind", [errors.RegistrationRefused, errors.SignInRefused])
+def test_a_refused_start_is_a_start_error(kind: type[Exception]) -> None:
+    assert issubclass(kind, errors.NodeStartError)
