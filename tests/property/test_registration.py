@@ -76,6 +76,7 @@ class RegistrationRules(RuleBasedStateMachine):
     @rule()
     def accept(self) -> None:
         assert self.reg(RegistrationAccepted()) == []
+        self.refusals = 0
         if self.callback and self.caller is None:
             self.phase, self.window = "await", (self.reg.now + INTERVAL, self.reg.now + INTERVAL)
         else:
