@@ -18,7 +18,7 @@ from posemesh.policy import EVENTS_MAX
 from posemesh.runners.api import RunnerFunction, TaskContext
 from posemesh.runners.port import GetToken, LogEvent, Progress, Question, StorageQuestion
 from posemesh.shell.offload import Offload, Run
-from posemesh.telemetry import scrub, task_span
+from posemesh.telemetry import logger, scrub, task_span
 from posemesh.types import JSON, Artifact
 
 __all__ = ("Storage", "TaskHost")
@@ -98,7 +98,14 @@ class TaskHost:
             self._end_transfers()
             if self._transfers:
                 await asyncio.wait(tuple(self._transfers))
-            await self._storage.close()
+            await self._close(self._storage)
+
+    async def _close(self, storage: Storage) -> None:
+        try:
+            await storage.close()
+        except Exception as error:  # how the task ended is told all the same
+            task = self.envelope.task.id
+            logger().opt(exception=error).warning(f"task {task}: what it left behind could not be removed")
 
     def stop(self) -> None:
         """Tell user code to stop: the flag it can look at, and a cancellation where it awaits."""

@@ -19,7 +19,7 @@ from posemesh.runners.port import GetBytes, PutArtifact
 from posemesh.secret import Secret
 from posemesh.shell.host import CHAIN_MAX, TaskHost
 from posemesh.shell.offload import HostOffload, InlineOffload, ThreadOffload
-from posemesh.telemetry import register_secret
+from posemesh.telemetry import logger, register_secret
 from posemesh.types import Artifact, LeaseEnvelope, TaskSpec
 
 ENVELOPE = LeaseEnvelope(task=TaskSpec(id=UUID(int=1), capability="/a/v1"), access_token=Secret("domain-token-1"))
@@ -274,6 +274,32 @@ def test_the_storage_is_closed_with_the_task(hosted: Callable[..., Any], fails: 
 
     _, rig = hosted(work)
     assert rig.store.closed
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_storage_that_cannot_be_closed_does_not_replace_the_end(
+    hosted: Callable[..., Any], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workspace that could not be removed made a task's result an internal error."""
+
+    async def close(store: Store) -> None:
+        raise RecursionError
+
+    async def work(task: Any) -> None:
+        if fails:
+            raise RuntimeError("its own")
+
+    monkeypatch.setattr(Store, "close", close)
+    said: list[str] = []
+    logger().enable("posemesh")
+    sink = logger().add(said.append, level="WARNING")
+    try:
+        event, _ = hosted(work)
+    finally:
+        logger().remove(sink)
+        logger().disable("posemesh")
+    assert isinstance(event, RunnerFailed if fails else RunnerFinished)
+    assert "could not be removed" in said[0] and "RecursionError" in said[0]
 
 
 def test_transfers_are_told_until_the_task_is_to_stop() -> None:
