@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from posemesh.outcomes import FailureCode
+
 __all__ = (
     "BadInput",
     "CallbackRefused",
@@ -116,7 +118,7 @@ class StorageError(PosemeshError):
     ``code`` is what a task that ends with this error is failed with.
     """
 
-    code: ClassVar[str] = "storage_failed"
+    code: ClassVar[FailureCode] = FailureCode.RUNNER_ERROR
 
     def __init__(self, message: str, status: int | None = None) -> None:
         self.status = status
@@ -126,16 +128,16 @@ class StorageError(PosemeshError):
 class BadInput(StorageError):
     """An input that did not come whole, cannot be read, exceeds a limit or is not safe to unpack. Nothing is left."""
 
-    code = "bad_input"
+    code = FailureCode.BAD_INPUT
 
 
 class UploadFailed(StorageError):
     """An artifact that is not, or not surely, on the domain server."""
 
-    code = "upload_failed"
+    code = FailureCode.UPLOAD_FAILED
 
 
 class DiskFull(StorageError):
     """No room is left for the task's files, on the disk or under WORKSPACE_BYTES_MAX."""
 
-    code = "disk_full"
+    code = FailureCode.DISK_FULL

@@ -19,7 +19,7 @@ FUNCTION_LINES_MAX = 70
 
 # A module imports from its own row and those above it. CONTRIBUTING.md says why.
 LAYERS = (
-    ("errors", "secret", "types"),
+    ("errors", "outcomes", "secret", "types"),
     ("terms",),
     ("wire",),
     ("events", "commands"),
@@ -33,6 +33,7 @@ LAYERS = (
     ("telemetry", "target"),
     ("runners",),
     ("shell",),
+    ("runners.executors",),
     ("storage",),
     ("runtime",),
     ("node",),
@@ -42,7 +43,7 @@ LAYERS = (
 # Up to the engine nothing happens by itself: events and bytes go in, commands and bytes come out.
 PURE = tuple(name for row in LAYERS[:11] for name in row)
 ONLY_FOR_PROGRAMS = ("devnet", "conformance", "testing")
-WIRE_MAY_SEE = ("errors", "secret", "types", "wire")
+WIRE_MAY_SEE = ("errors", "outcomes", "secret", "types", "wire")
 
 IMPURE_IMPORTS = frozenset(
     "aiohttp asyncio concurrent dotenv fcntl glob io logging loguru multiprocessing os pathlib secrets select "
@@ -71,7 +72,7 @@ TESTED_IN = {
     "devnet.uploads": "devnet/test_domain.py",
 }
 # Frozen data without behaviour: whoever uses them tests them.
-RECORDS_ONLY = ("commands", "events", "snapshot", "types")
+RECORDS_ONLY = ("commands", "events", "runners.job", "snapshot", "types")
 
 FORBIDDEN = {
     r"/wo" r"rk/": "a path of one machine",

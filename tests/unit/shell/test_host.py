@@ -176,7 +176,7 @@ def test_what_it_raises_is_the_reason(hosted: Callable[..., Any]) -> None:
         (BadInput("too short"), "bad_input", "BadInput: too short"),
         (UploadFailed("503"), "upload_failed", "UploadFailed: 503"),
         (DiskFull("no room"), "disk_full", "DiskFull: no room"),
-        (StorageError("no such item"), "storage_failed", "StorageError: no such item"),
+        (StorageError("no such item"), "runner_error", "StorageError: no such item"),
         (OSError(errno.ENOSPC, "No space left"), "disk_full", "OSError: [Errno 28] No space left"),
         (OSError(errno.EPERM, "No"), "runner_error", "PermissionError: [Errno 1] No"),
         (SystemExit(2), "runner_error", "SystemExit: 2"),

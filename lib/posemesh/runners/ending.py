@@ -1,0 +1,72 @@
+"""How user code ended, told so that it can be reported: a code, one line, and what helps to find the cause."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from posemesh.errors import InvalidCid, StorageError
+from posemesh.outcomes import FailureCode
+from posemesh.telemetry import scrub
+from posemesh.types import JSON
+
+__all__ = ("Ending", "ending_of", "said")
+
+CHAIN_MAX = 8
+SAID_CHARS_MAX = 4000
+"""A report that is too large is refused, and the reason lost with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """``code`` is None where user code returned. ``details`` are JSON: ``chain``, the errors, outermost first;
+    ``output``, the last lines that a program wrote; more where an executor knows more.
+    """
+
+    code: FailureCode | None = None
+    message: str = ""
+    details: dict[str, JSON] = field(default_factory=dict)
+
+
+def ending_of(error: BaseException | None, output: Sequence[str] = ()) -> Ending:
+    """The ending of user code that raised ``error``, or returned where that is None."""
+    if error is None:
+        return Ending()
+    details: dict[str, JSON] = {"chain": [said(each) for each in _causes(error)]}
+    if output:
+        details["output"] = list(output)
+    if isinstance(error, asyncio.CancelledError):
+        return Ending(code=FailureCode.CANCELLED, message="the runner was cancelled", details=details)
+    return Ending(code=_code(error), message=said(error), details=details)
+
+
+def said(error: BaseException) -> str:
+    """The error in one line that may be sent: its type and text, cut and without secrets."""
+    text = str(error).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    if len(text) > SAID_CHARS_MAX:
+        text = f"{text[:SAID_CHARS_MAX]}…"
+    return scrub(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _code(error: BaseException) -> FailureCode:
+    if isinstance(error, StorageError):
+        return error.code
+    if isinstance(error, InvalidCid):
+        return FailureCode.BAD_INPUT
+    if isinstance(error, MemoryError):
+        return FailureCode.OUT_OF_MEMORY
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if any(isinstance(each, OSError) and each.errno in full for each in _causes(error)):
+        return FailureCode.DISK_FULL  # user code met it, in its workspace most likely
+    return FailureCode.RUNNER_ERROR
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen and len(seen) < CHAIN_MAX:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)

@@ -1,0 +1,5 @@
+"""Where a runner runs."""
+
+from __future__ import annotations
+
+__all__ = ()
