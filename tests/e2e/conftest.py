@@ -98,6 +98,12 @@ class NodeProcess:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
+    def peak_mb(self) -> int:
+        """The most memory it ever had; only while it runs."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) // 1024
+
     def url(self, path: str) -> str:
         line = self.wait_line("serving on http://")
         port = line.split("serving on http://", 1)[1].split(":")[1]

@@ -59,6 +59,11 @@ class Task:
     """When the heartbeats of this attempt arrived; monotonic, the lease first."""
     accepted_beats: list[float] = field(default_factory=list)
     tokens: dict[str, float] = field(default_factory=dict)
+    """Domain tokens in the order of their issue, and when they expire."""
+    handed: list[str] = field(default_factory=list)
+    """Those that an answer brought to the node."""
+    known: list[tuple[float, str]] = field(default_factory=list)
+    """Since when (monotonic) it is sure that the node has read that token: it went on to its next heartbeat."""
     closed_at: float | None = None
     cancelled_at: float | None = None
     outcomes: list[tuple[str, Any]] = field(default_factory=list)
@@ -173,7 +178,8 @@ class Dms:
         )
         if task is None:
             return Answer(204)
-        return Answer(body=task.mangle(self._lease(task, wallet)), then=lambda: self._delivered(task))
+        lease = task.mangle(self._lease(task, wallet))
+        return Answer(body=lease, then=lambda: self._delivered(task, lease))
 
     def _judge(self, request: Request, running: list[Task]) -> None:
         """A slot is free before the service has heard of it, but not for long."""
@@ -220,14 +226,21 @@ class Dms:
             "lease_expires_at": stamp(task.expires),
         }
 
-    def _delivered(self, task: Task) -> None:
+    def _delivered(self, task: Task, lease: Any) -> None:
         task.delivered = True
         task.known_until = task.expires
+        self._hand(task, lease)
+
+    def _hand(self, task: Task, answer: Any) -> None:
+        if isinstance(answer, dict) and answer.get("access_token") in task.tokens:
+            task.handed.append(answer["access_token"])
 
     def _heartbeat(self, request: Request, task: Task, body: dict[str, Any]) -> Answer:
         from .network import Answer
 
         task.beats.append(request.at)
+        if task.handed:
+            task.known.append((request.at, task.handed[-1]))
         typed(body, {"progress": object, "events": list})
         if not task.delivered:
             self.net.wrong(request, "heartbeat for a lease that was never delivered")
@@ -245,10 +258,12 @@ class Dms:
         if cancelled:
             task.state = "canceled"
         answer |= {"cancel": cancelled, "status": task.state, "task_id": task.id, "attempts": task.attempts}
-        return Answer(body=task.mangle_beat(answer), then=lambda: self._beaten(task, cancelled))
+        told = task.mangle_beat(answer)
+        return Answer(body=told, then=lambda: self._beaten(task, told, cancelled))
 
-    def _beaten(self, task: Task, cancelled: bool) -> None:
+    def _beaten(self, task: Task, told: Any, cancelled: bool) -> None:
         task.known_until = task.expires
+        self._hand(task, told)
         if cancelled:
             task.cancelled_at = task.cancelled_at or time.monotonic()
 

@@ -11,7 +11,11 @@ node may not do is noted as a violation, whether or not the answer refuses it:
 - a heartbeat for a task of somebody else, before the lease, after a complete or fail was answered, after the service
   cancelled it, or after the last expiry the node was told;
 - a complete or fail after a cancel, after another one that was accepted, or of an attempt never leased;
-- a storage request under a lease that has run out, with another task's token, or for another domain.
+- a storage request under a lease that has run out, with another task's token, or for another domain;
+- a storage request with a token, where an earlier heartbeat brought a newer one and the next heartbeat shows that the
+  node has read it.
+
+The domain server keeps data in files, and takes and sends it in pieces.
 
 The services live in a thread of the test, which waits for what happens there: :meth:`Network.wait`.
 """
@@ -23,7 +27,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, TypeVar
@@ -38,11 +42,12 @@ T = TypeVar("T")
 
 LATE_SECS = 0.3
 """A request may arrive this much after the answer that forbids it: the two passed each other."""
+HOLD_SECS = 20.0
 
 
 @dataclass(slots=True)
 class Request:
-    """What arrived, and what was done about it."""
+    """What arrived, and what was done about it. The domain server reads the body itself, from ``stream``."""
 
     service: str
     method: str
@@ -57,6 +62,9 @@ class Request:
     status: int | None = None
     answered: float | None = None
     fault: str | None = None
+    stream: Any = None
+    about: str = ""
+    """The name of the item."""
 
     @property
     def json(self) -> Any:
@@ -69,12 +77,14 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """A service's own answer. ``then`` runs once it is sure to reach the node."""
+    """A service's own answer. ``then`` runs once it is sure to reach the node. ``pieces`` are a body of ``size``."""
 
     status: int = 200
     body: Any = b""
     headers: dict[str, str] = field(default_factory=dict)
     then: Callable[[], None] | None = None
+    pieces: AsyncIterator[bytes] | None = None
+    size: int = 0
 
     def bytes(self) -> tuple[bytes, str]:
         if isinstance(self.body, bytes):
@@ -97,6 +107,9 @@ class Fault:
     delay: float = 0.0
     torn: bool = False
     """The connection ends in the middle of the answer."""
+    short: str = ""
+    """Half of an answer in pieces is all that comes. Then the connection is ``closed`` in the middle; or the answer ends
+    as if that were all: by its ``length``, its ``chunks``, or, where it told no length, with the connection: ``end``."""
     revoke: bool = False
     """Every node token issued so far is void from here on."""
 
@@ -110,6 +123,8 @@ class Network:
         self.violations: list[str] = []
         self.secrets: set[str] = set()
         self.fault: Callable[[Request], Fault | None] = lambda request: None
+        self.hold: Callable[[Request], Callable[[], Any] | None] = lambda request: None
+        """What has to be true before an answer goes out."""
         self.skew = 0.0
         """Seconds by which the services' clocks are ahead, Date headers included."""
         self.dds = dds.Dds(self)
@@ -146,15 +161,8 @@ class Network:
     def wait(self, ready: Callable[[], T], within: float, what: str) -> T:
         """The first true value of ``ready``, asked for after each thing that happens here."""
 
-        async def until() -> T:
-            async with asyncio.timeout(within):
-                while not (value := ready()):
-                    self._changed.clear()
-                    await self._changed.wait()
-                return value
-
         try:
-            return asyncio.run_coroutine_threadsafe(until(), self._loop).result(within + 10)
+            return asyncio.run_coroutine_threadsafe(self.until(ready, within), self._loop).result(within + 10)
         except TimeoutError:
             last = [f"{r.at:.3f} {r.kind} {r.task or ''} {r.status} {r.fault or ''}" for r in self.requests[-12:]]
             raise AssertionError(f"not within {within} s: {what}; last: {last}; wrong: {self.violations}") from None
@@ -189,6 +197,14 @@ class Network:
     def changed(self) -> None:
         self._changed.set()
 
+    async def until(self, ready: Callable[[], T], within: float = HOLD_SECS) -> T:
+        """As :meth:`wait`, on the services' side. Raises TimeoutError."""
+        async with asyncio.timeout(within):
+            while not (value := ready()):
+                self._changed.clear()
+                await self._changed.wait()
+            return value
+
     # -- within
 
     async def _open(self) -> None:
@@ -206,10 +222,11 @@ class Network:
         await self.dds.close()
         for runner in self._runners:
             await runner.cleanup()
+        self.domain.close()
 
     def _handler(self, name: str, service: Any) -> Callable[[web.Request], Any]:
         async def handle(raw: web.Request) -> web.StreamResponse:
-            body = await raw.read()
+            body = b"" if service is self.domain else await raw.read()
             peer = raw.transport.get_extra_info("peername")[1] if raw.transport else 0
             request = Request(
                 service=name,
@@ -220,11 +237,15 @@ class Network:
                 body=body,
                 at=time.monotonic(),
                 connection=peer,
+                stream=raw.content,
             )
             service.name(request)
             self.requests.append(request)
             self._changed.set()
-            return await self._respond(raw, request, service)
+            try:
+                return await self._respond(raw, request, service)
+            finally:
+                request.stream = None
 
         return handle
 
@@ -235,15 +256,22 @@ class Network:
             request.fault = fault.name
             if fault.revoke:
                 self.dds.revoke()
-        if fault is None or fault.apply:
+        if fault is None or fault.apply or fault.short:
             answer = await service.answer(request)
+        else:
+            async for _ in raw.content.iter_any():
+                pass
+        if (ready := self.hold(request)) is not None:
+            await self.until(ready)
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)
-        if fault is not None and fault.status is None and not fault.torn:
+        if fault is not None and fault.status is None and not fault.torn and not fault.short:
             if raw.transport is not None:
                 raw.transport.abort()
             self._changed.set()
             return web.Response()
+        if answer.pieces is not None and (fault is None or fault.short):
+            return await self._stream(raw, request, answer, fault.short if fault else "")
         body, kind = answer.bytes()
         status, headers = answer.status, dict(answer.headers)
         if fault is not None and not fault.torn:
@@ -266,5 +294,32 @@ class Network:
         await response.write(body[: len(body) // 2] or b"{")
         if raw.transport is not None:
             raw.transport.abort()
+        self._changed.set()
+        return response
+
+    async def _stream(self, raw: web.Request, request: Request, answer: Answer, short: str) -> web.StreamResponse:
+        assert answer.pieces is not None and raw.transport is not None
+        left = answer.size // 2 if short else answer.size
+        length = {"Content-Length": str(left)} if short == "length" else {}
+        response = web.StreamResponse(headers={**answer.headers, **length, "Date": formatdate(self.now(), usegmt=True)})
+        if short == "end":
+            lines = [f"{name}: {value}" for name, value in (*answer.headers.items(), ("Connection", "close"))]
+            raw.transport.write("\r\n".join(("HTTP/1.1 200 OK", *lines, "", "")).encode())
+        else:
+            await response.prepare(raw)
+        async for piece in answer.pieces:
+            given = piece[:left]
+            left -= len(given)
+            if short == "end":
+                raw.transport.write(given)
+            else:
+                await response.write(given)
+            if not left:
+                break
+        if short in ("closed", "end"):
+            raw.transport.close()
+        else:
+            await response.write_eof()
+        request.status, request.answered = 200, time.monotonic()
         self._changed.set()
         return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,42 @@ def test_an_input_that_does_not_come_whole_fails_the_task(world: World, fault: F
     node.stop()
 
 
+@pytest.mark.parametrize("short", ["closed", "length", "chunks", "end"])
+@pytest.mark.parametrize("size", [3_000, 3_000_000])
+def test_half_an_input_fails_the_task_and_leaves_nothing(world: World, tmp_path: Path, short: str, size: int) -> None:
+    """Weakness 28, for a connection that ends in the middle and for an answer that says it is whole."""
+    net = world.net
+    item = net.domain.add("in", "binary", os.urandom(size))
+    [task] = net.dms.add(HELLO, 1, inputs=[item], max_attempts=1)
+    net.fault = lambda request: Fault(short, short=short) if request.kind == "fetch" else None
+    node = world.node(
+        """
+        import posemesh
+
+        node = posemesh.Node()
+
+        @node.runner("/examples/hello/v1")
+        async def hello(task):
+            cid = task.lease.task.inputs_cids[0]
+            try:
+                found = await task.input.materialize_cid_to_temp(cid)
+                await task.output.put_file("half.bin", found)
+            finally:
+                print("left", [path.name for path in task.workspace.rglob("*")], flush=True)
+        """,
+        STATE_DIR=tmp_path / "state",
+    )
+    net.wait(lambda: task.state in ("completed", "failed"), 20, "the task ends")
+    [(kind, report)] = task.outcomes
+    assert (kind, report["details"]["code"]) == ("fail", "runner_error" if short == "closed" else "bad_input"), report
+    assert (f"download of {item}" if short == "closed" else f"{size} bytes breaks off after") in report["reason"]
+    assert report["details"]["job"]["task_id"] == task.id and report["details"]["artifacts"] == []
+    assert [request.kind for request in net.requests if request.service == "domain"] == ["fetch"]
+    assert node.wait_line("left ") == "left []"
+    assert not list((tmp_path / "state").glob("work/*/*"))
+    node.stop()
+
+
 @pytest.mark.parametrize(
     "cid",
     ["", "/api/v1/domains/{domain}/data", "https://evil.example/api/v1/domains/{domain}/data/{item}",
@@ -128,6 +165,45 @@ def test_an_input_that_names_no_single_item_of_the_lease_is_refused(world: World
     assert task.state == "failed" and not net.of("create")
     assert not [request for request in net.of("fetch") if request.answered and request.status == 200]
     net.violations[:] = [wrong for wrong in net.violations if "domain/" not in wrong]
+    node.stop()
+
+
+@pytest.mark.parametrize("service", ["dds", "dms", "same-port", "userinfo"])
+def test_an_input_of_another_origin_gets_no_request(world: World, service: str) -> None:
+    """Another port or name of this machine is another server, too."""
+    net = world.net
+    own = net.urls["domain"]
+    bases = net.urls | {
+        "same-port": own.replace("127.0.0.1", "localhost"),
+        "userinfo": f"{own}@{net.urls['dds'].removeprefix('http://')}",
+    }
+    path = cids(world, net.domain.add("in", "binary", b"abc"))["path"]
+    [task] = net.dms.add(HELLO, 1, inputs=[bases[service] + path], max_attempts=1)
+    node = world.node(RUNNER)
+    net.wait(lambda: task.state in ("completed", "failed"), 10, "the task ends")
+    assert task.outcomes[0][1]["details"]["code"] == "bad_input", task.outcomes
+    assert not [request for request in net.requests if "/domains/" in request.path]
+    assert not [request for request in net.requests if request.service != "domain" and request.token in task.tokens]
+    node.stop()
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1"])
+def test_a_domain_server_whose_name_leads_to_this_machines_link_gets_no_connection(world: World, address: str) -> None:
+    net = world.net
+    item = net.domain.add("in", "binary", b"abc")
+    mangle = setting("domain_server_url", value="https://domain.example")
+    [task] = net.dms.add(HELLO, 1, inputs=[item], max_attempts=1, mangle=mangle)
+    named = f"""
+    import socket
+
+    found = socket.getaddrinfo
+    socket.getaddrinfo = lambda host, *rest, **more: found(
+        "{address}" if host == "domain.example" else host, *rest, **more | {{"family": 0}}
+    )
+"""
+    node = world.node(named + RUNNER)
+    net.wait(lambda: task.state == "failed", 5, "failed at once, not after a timeout")
+    assert "link-local" in task.reason
     node.stop()
 
 
@@ -169,17 +245,32 @@ def test_storage_uses_the_newest_token(world: World) -> None:
     node.stop()
 
 
-def test_a_redirect_of_the_domain_server_gets_no_token(world: World) -> None:
+@pytest.mark.parametrize("status", [302, 307, 308])
+@pytest.mark.parametrize("kind", ["fetch", "info", "create", "initiate", "part", "finish"])
+def test_a_redirect_of_the_domain_server_gets_no_token(world: World, kind: str, status: int) -> None:
     net = world.net
+    net.domain.request_max_bytes, net.domain.part_size = 1024 * 1024, 1024 * 1024
     item = net.domain.add("in", "binary", b"abc")
     [task] = net.dms.add(HELLO, 1, inputs=[item], max_attempts=1)
     net.fault = lambda request: (
-        Fault("redirect", status=302, headers={"Location": net.urls["dms"] + "/v1/stolen"})
-        if request.kind == "fetch"
+        Fault("redirect", status=status, headers={"Location": net.urls["dms"] + "/v1/stolen"})
+        if request.kind == kind
         else None
     )
-    node = world.node(RUNNER)
-    net.wait(lambda: task.state == "failed", 10, "failed")
+    node = world.node("""
+        import posemesh
+
+        node = posemesh.Node()
+
+        @node.runner("/examples/hello/v1")
+        async def hello(task):
+            await task.input.get_bytes_by_cid(task.lease.task.inputs_cids[0])
+            await task.output.put_bytes("small.bin", b"small")
+            await task.output.put_bytes("large.bin", bytes(3 * 1024 * 1024))
+    """)
+    net.wait(lambda: task.state in ("completed", "failed"), 10, "the task ends")
+    assert net.of(kind)
+    assert task.state == ("completed" if kind == "info" else "failed"), task.outcomes
     assert not [request for request in net.requests if "stolen" in request.path]
     node.stop()
 
