@@ -17,6 +17,10 @@ __all__ = ("HEADER_BYTES_MAX", "MultipartReader", "Part", "upload_frame")
 HEADER_BYTES_MAX: Final = 16 * 1024
 """A part's headers are read up to this many bytes, where nothing else is said."""
 PARTS_MAX: Final = 10_000
+ALL_HEADERS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""What the headers of all parts say is kept as long as the download lasts."""
+SKIPPED_BYTES_MAX: Final = 64 * 1024
+"""What comes before the first part is skipped up to this many bytes, and as many after the last."""
 _LINE_BYTES_MAX: Final = 1024
 _CONTENT_TYPE: Final = re.compile(r"\s*multipart/form-data\s*(;.*)", re.IGNORECASE | re.DOTALL)
 # One `; name=value`, the value quoted (with backslash escapes) or bare (RFC 9110 section 5.6.6).
@@ -52,7 +56,8 @@ class MultipartReader:
     """Reads a download piece by piece: :meth:`feed` it what arrives, then :meth:`close` it.
 
     What it holds on to between two pieces is bounded by ``header_bytes_max``. Whatever is not whole raises
-    :class:`BadInput`: another content type, a part without size, more or fewer bytes than its size, no end.
+    :class:`BadInput`: another content type, a part without size, more or fewer bytes than its size, no end, or bytes
+    without end before or after the parts.
     """
 
     def __init__(self, content_type: str | None, *, header_bytes_max: int = HEADER_BYTES_MAX) -> None:
@@ -70,6 +75,8 @@ class MultipartReader:
         self._part = Part("", "", "", 0)
         self._begun: Part | None = None
         self._parts = 0
+        self._skipped = 0
+        self._headers_left = ALL_HEADERS_BYTES_MAX
 
     def feed(self, data: bytes) -> list[Part | bytes]:
         """What ``data`` holds, in order: a :class:`Part` where one begins, then its content in pieces, none empty."""
@@ -103,6 +110,7 @@ class MultipartReader:
                 self._left -= len(piece)
                 yield piece
             elif self._at is _At.EPILOGUE:
+                self._skip(len(data) - at)
                 at = len(data)
                 break
             else:
@@ -131,12 +139,20 @@ class MultipartReader:
             if len(data) - at <= _LINE_BYTES_MAX and not self._within_line:
                 return None
             self._within_line = True
+            self._skip(len(data) - at)
             return len(data) if at < len(data) else None
         found = None if self._within_line else self._line.fullmatch(data, at, end)
         self._within_line = False
-        if found is not None:
+        if found is None:
+            self._skip(end - at)
+        else:
             self._open(found)
         return end
+
+    def _skip(self, count: int) -> None:
+        self._skipped += count
+        if self._skipped > SKIPPED_BYTES_MAX:
+            _refuse(f"more than {SKIPPED_BYTES_MAX} bytes are around its parts")
 
     def _delimiter(self, data: bytes, at: int) -> int | None:
         held = len(data) - at
@@ -157,6 +173,7 @@ class MultipartReader:
     def _open(self, delimiter: re.Match[bytes]) -> None:
         self._opening = self._opening or delimiter[2]
         self._at = _At.EPILOGUE if delimiter[1] else _At.HEADERS
+        self._skipped = 0
 
     def _headers(self, data: bytes, at: int) -> int | None:
         limit = at + self._header_bytes_max
@@ -169,6 +186,9 @@ class MultipartReader:
         self._parts += 1
         if self._parts > PARTS_MAX:
             _refuse(f"it has more than {PARTS_MAX} parts")
+        self._headers_left -= found.end() - at
+        if self._headers_left < 0:
+            _refuse(f"its parts' headers exceed {ALL_HEADERS_BYTES_MAX} bytes")
         self._part = self._begun = _part(data[at : found.start()])
         self._searched, self._left, self._at = 0, self._part.size, _At.DELIMITER
         return found.end()

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from posemesh.errors import BadInput, WireError
-from posemesh.wire.multipart import PARTS_MAX, MultipartReader, Part, upload_frame
+from posemesh.wire.multipart import (
+    ALL_HEADERS_BYTES_MAX,
+    PARTS_MAX,
+    SKIPPED_BYTES_MAX,
+    MultipartReader,
+    Part,
+    upload_frame,
+)
 
 ID = "a84a36e5-312b-4f80-974a-06f5d19c1e16"
 TYPE = "multipart/form-data; boundary=B"
@@ -200,12 +207,35 @@ def test_the_number_of_parts_has_a_limit() -> None:
     assert len(read(TYPE, part(b"") * PARTS_MAX + b"--B--", 65_536)) == PARTS_MAX
 
 
+@pytest.mark.parametrize("step", [0, 1_000_000])
+def test_the_headers_of_all_parts_together_have_a_limit(step: int) -> None:
+    """Ten thousand names of 16 KiB were 160 MB of memory."""
+    large = part(b"", name='"' + "n" * 15_000 + '"')
+    count = ALL_HEADERS_BYTES_MAX // len(large)
+    assert len(read(TYPE, large * count + b"--B--", step)) == count
+    with pytest.raises(BadInput, match="headers exceed 8388608 bytes"):
+        read(TYPE, large * (count + 2) + b"--B--", step)
+
+
 def test_what_comes_before_the_first_part_is_not_kept() -> None:
     reader = MultipartReader(TYPE)
-    for _ in range(100):
-        assert reader.feed(b"x" * 65_536) == []
+    for _ in range(60):
+        assert reader.feed(b"x" * 1024) == []
         assert len(reader._rest) <= 1024
     assert reader.feed(b"\n" + part(b"abc")[:-2])[1] == b"abc"
+
+
+LINES = [b"x" * (SKIPPED_BYTES_MAX - 2) + b"\r\n", b"\n" * SKIPPED_BYTES_MAX, b"--Bx\r\n" * (SKIPPED_BYTES_MAX // 6)]
+
+
+@pytest.mark.parametrize("step", [0, 1, 1000])
+@pytest.mark.parametrize("skipped", LINES)
+def test_what_is_around_the_parts_has_a_limit(skipped: bytes, step: int) -> None:
+    """Both were skipped however long they were, so that a download need never end."""
+    assert len(read(TYPE, skipped + part(b"a") + b"--B--\r\n" + skipped, step)) == 1
+    for body in (b"longer\n" + skipped + part(b"a") + b"--B--\r\n", part(b"a") + b"--B--\r\nlonger\n" + skipped):
+        with pytest.raises(BadInput, match="more than 65536 bytes are around its parts"):
+            read(TYPE, body, step)
 
 
 def test_what_comes_after_a_part_is_not_kept_where_it_is_no_boundary() -> None:
