@@ -19,17 +19,25 @@ if TYPE_CHECKING:
     from posemesh.errors import ChallengeRefused as ChallengeRefused
     from posemesh.errors import ConfigError as ConfigError
     from posemesh.errors import DiskFull as DiskFull
+    from posemesh.errors import DuplicateRunner as DuplicateRunner
     from posemesh.errors import IllegalTransition as IllegalTransition
     from posemesh.errors import InvalidCid as InvalidCid
+    from posemesh.errors import InvalidSpec as InvalidSpec
+    from posemesh.errors import MissingField as MissingField
     from posemesh.errors import NodeStartError as NodeStartError
     from posemesh.errors import NodeStopped as NodeStopped
+    from posemesh.errors import NoRunner as NoRunner
     from posemesh.errors import PosemeshError as PosemeshError
     from posemesh.errors import RegistrationRefused as RegistrationRefused
+    from posemesh.errors import RunnerError as RunnerError
+    from posemesh.errors import RunnerInternal as RunnerInternal
+    from posemesh.errors import RunnerIo as RunnerIo
     from posemesh.errors import SignInRefused as SignInRefused
     from posemesh.errors import StorageError as StorageError
     from posemesh.errors import TargetError as TargetError
     from posemesh.errors import TaskStopped as TaskStopped
     from posemesh.errors import UndecodableLease as UndecodableLease
+    from posemesh.errors import UnsupportedKind as UnsupportedKind
     from posemesh.errors import UploadFailed as UploadFailed
     from posemesh.errors import WireError as WireError
     from posemesh.node import Node as Node
@@ -48,17 +56,24 @@ __all__ = (
     "ChallengeRefused",
     "ConfigError",
     "DiskFull",
+    "DuplicateRunner",
     "IllegalTransition",
     "InvalidCid",
+    "InvalidSpec",
     "LeaseEnvelope",
     "MaterializedInput",
+    "MissingField",
     "MultipartUpload",
+    "NoRunner",
     "Node",
     "NodeConfig",
     "NodeStartError",
     "NodeStopped",
     "PosemeshError",
     "RegistrationRefused",
+    "RunnerError",
+    "RunnerInternal",
+    "RunnerIo",
     "Secret",
     "SignInRefused",
     "StorageError",
@@ -67,6 +82,7 @@ __all__ = (
     "TaskSpec",
     "TaskStopped",
     "UndecodableLease",
+    "UnsupportedKind",
     "UploadFailed",
     "WireError",
     "telemetry",

@@ -13,17 +13,25 @@ __all__ = (
     "ChallengeRefused",
     "ConfigError",
     "DiskFull",
+    "DuplicateRunner",
     "IllegalTransition",
     "InvalidCid",
+    "InvalidSpec",
+    "MissingField",
+    "NoRunner",
     "NodeStartError",
     "NodeStopped",
     "PosemeshError",
     "RegistrationRefused",
+    "RunnerError",
+    "RunnerInternal",
+    "RunnerIo",
     "SignInRefused",
     "StorageError",
     "TargetError",
     "TaskStopped",
     "UndecodableLease",
+    "UnsupportedKind",
     "UploadFailed",
     "WireError",
 )
@@ -141,3 +149,72 @@ class DiskFull(StorageError):
     """No room is left for the task's files, on the disk or under WORKSPACE_BYTES_MAX."""
 
     code = FailureCode.DISK_FULL
+
+
+class RunnerError(PosemeshError):
+    """A task that no runner takes, or a runner that cannot be built for it.
+
+    ``kind`` is one of a few fixed words, for metrics and for branching; the text is for people.
+    """
+
+    kind: ClassVar[str] = "other"
+
+
+class NoRunner(RunnerError):
+    """No runner of this node takes a task of ``capability``; the text says of each that came near what it lacked."""
+
+    kind = "no_runner"
+
+    def __init__(self, capability: str, why: str = "none is registered for it") -> None:
+        self.capability = capability
+        super().__init__(f"no runner for {capability!r:.200}: {why}")
+
+
+class UnsupportedKind(RunnerError):
+    """Raised by a runner that is to be built for a ``capability`` (what the task is: its kind) which it cannot do."""
+
+    kind = "unsupported_kind"
+
+    def __init__(self, runner: str, capability: str) -> None:
+        self.runner = runner
+        self.capability = capability
+        super().__init__(f"runner {runner!r} cannot do {capability!r:.200}; its supports() should say so")
+
+
+class InvalidSpec(RunnerError):
+    """A task that says something its runner, or the choice of one, cannot use."""
+
+    kind = "invalid_spec"
+
+
+class MissingField(RunnerError):
+    """A task of ``capability`` without the ``field`` that its runner needs."""
+
+    kind = "missing_field"
+
+    def __init__(self, field: str, capability: str) -> None:
+        self.field = field
+        self.capability = capability
+        super().__init__(f"a task of {capability!r:.200} needs the field {field!r:.200}, and has none")
+
+
+class RunnerIo(RunnerError):
+    """A file, program or connection that a runner needs cannot be had; the OSError is the cause."""
+
+    kind = "io"
+
+
+class RunnerInternal(RunnerError):
+    """A runner met a state that it never should be in: an error of its program, not of the task."""
+
+    kind = "internal"
+
+
+class DuplicateRunner(RunnerError):
+    """A second runner of the same ``name``. It was not registered, and the first one stays as it is."""
+
+    kind = "duplicate_runner"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"a runner named {name!r} is registered already; give each runner a name of its own")

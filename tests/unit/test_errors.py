@@ -43,3 +43,24 @@ def test_a_storage_error_may_have_a_status() -> None:
 @pytest.mark.parametrize("kind", [errors.RegistrationRefused, errors.SignInRefused])
 def test_a_refused_start_is_a_start_error(kind: type[Exception]) -> None:
     assert issubclass(kind, errors.NodeStartError)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "named"),
+    [
+        (errors.NoRunner("/x/v1"), "no_runner", "'/x/v1'"),
+        (errors.UnsupportedKind("cpu", "/x/v1"), "unsupported_kind", "'/x/v1'"),
+        (errors.MissingField("image", "/x/v1"), "missing_field", "'/x/v1'"),
+        (errors.InvalidSpec("/x/v1: bad selector"), "invalid_spec", "/x/v1"),
+        (errors.RunnerIo("/x/v1: no such program"), "io", "/x/v1"),
+        (errors.RunnerInternal("/x/v1: no lane is left"), "internal", "/x/v1"),
+        (errors.DuplicateRunner("cpu"), "duplicate_runner", "'cpu'"),
+        (errors.RunnerError("x"), "other", "x"),
+    ],
+)
+def test_a_runner_error_has_a_label_of_few_values_and_a_text_for_people(
+    error: errors.RunnerError, kind: str, named: str
+) -> None:
+    assert isinstance(error, errors.RunnerError)
+    assert error.kind == kind
+    assert named in str(error)
