@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from posemesh import telemetry
 from posemesh.config import NodeConfig
@@ -242,7 +242,7 @@ class Node:
         for runner in self._given:
             capability = runner.capability()
             _check(capability, offered)
-            offered[capability] = runner.run
+            offered[capability] = cast(RunnerFunction, runner.run)
         if config.enable_noop and NOOP not in offered:
             offered[NOOP] = noop(config.noop_sleep_secs)
         if not offered:

@@ -18,7 +18,17 @@ from uuid import UUID
 from posemesh.errors import WireError
 from posemesh.secret import Secret
 
-__all__ = ("JSON", "Artifact", "HeartbeatAnswer", "LeaseEnvelope", "Outcome", "OutcomeKind", "TaskIdentity", "TaskSpec")
+__all__ = (
+    "JSON",
+    "Artifact",
+    "HeartbeatAnswer",
+    "LeaseEnvelope",
+    "Outcome",
+    "OutcomeKind",
+    "Record",
+    "TaskIdentity",
+    "TaskSpec",
+)
 
 if TYPE_CHECKING:
     JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
@@ -53,7 +63,7 @@ _SECRET: Final = _through(_secret_text, Secret)
 _JSON: Final = _through(_unchanged, _unchanged)
 
 
-class _Record:
+class Record:
     """What every public record can do."""
 
     __slots__ = ()
@@ -87,7 +97,7 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSpec(_Record):
+class TaskSpec(Record):
     """One task as DMS describes it (``lease.task``). Amounts of credit are decimal strings."""
 
     id: UUID
@@ -114,7 +124,7 @@ class TaskSpec(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseEnvelope(_Record):
+class LeaseEnvelope(Record):
     """The answer to ``GET /tasks``: a task and the terms under which this node holds it."""
 
     task: TaskSpec
@@ -128,7 +138,7 @@ class LeaseEnvelope(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatAnswer(_Record):
+class HeartbeatAnswer(Record):
     """The answer to a heartbeat. Every field may be absent; absent and null mean "no change"."""
 
     access_token: Secret | None = field(default=None, metadata=_SECRET)
@@ -147,7 +157,7 @@ class HeartbeatAnswer(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact(_Record):
+class Artifact(Record):
     """One uploaded result. ``id`` is the domain server's data id."""
 
     logical_path: str
@@ -157,7 +167,7 @@ class Artifact(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskIdentity(_Record):
+class TaskIdentity(Record):
     """What a report to DMS says of the task; of an undecodable lease only ``task_id`` is known."""
 
     task_id: str
@@ -176,7 +186,7 @@ class OutcomeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(_Record):
+class Outcome(Record):
     """A task's end as it is committed and reported. ``reason`` is ``code: message`` for a failure."""
 
     kind: OutcomeKind

@@ -25,7 +25,7 @@ LARGE = """
     @node.runner("/examples/transfer/v1")
     async def transfer(task):
         async def tag():
-            return hashlib.sha256((await task.access_token()).encode()).hexdigest()[:12]
+            return hashlib.sha256((await task.access_token.get()).encode()).hexdigest()[:12]
 
         found = await task.input.materialize_cid_with_meta(task.lease.task.inputs_cids[0])
         await task.output.put_file(f"file-{await tag()}.bin", found.path)
@@ -114,10 +114,10 @@ def test_a_token_that_is_replaced_before_the_node_knows(world: World, way: str) 
 
         @node.runner("/examples/transfer/v1")
         async def transfer(task):
-            first = await task.access_token()
+            first = await task.access_token.get()
             async with task.output.open_multipart("stream.bin") as part:
                 await part.write(bytes(2 * 1024 * 1024))
-                while await task.access_token() == first:
+                while await task.access_token.get() == first:
                     {steps[way]}
                     await asyncio.sleep(0.02)
     """)

@@ -25,7 +25,7 @@ RUNNER = """
         await task.output.put_bytes("hello.bin", data.upper())
         await task.output.put_bytes("sub/stats.json", b"{}")
         await task.output.put_bytes("empty.bin", b"")
-        assert await task.access_token()
+        assert await task.access_token.get()
 """
 
 
@@ -233,11 +233,11 @@ def test_storage_uses_the_newest_token(world: World) -> None:
 
         @node.runner("/examples/hello/v1")
         async def hello(task):
-            first = await task.access_token()
+            first = await task.access_token.get()
             for _ in range(4):
                 await asyncio.sleep(0.6)
                 await task.input.get_bytes_by_cid(task.lease.task.inputs_cids[0])
-            assert await task.access_token() != first
+            assert await task.access_token.get() != first
     """)
     net.wait(lambda: task.state in ("completed", "failed"), 10, "the task ends")
     assert task.state == "completed", task.reason
@@ -289,7 +289,7 @@ def test_user_code_that_logs_and_raises_secrets_leaks_nothing(world: World, form
 
         @node.runner("/examples/hello/v1")
         async def hello(task):
-            token = await task.access_token()
+            token = await task.access_token.get()
             logger.info("the token is {}", token)
             logger.error(f"the key is {os.environ['SECP256K1_PRIVHEX']} and {os.environ['REG_SECRET']}")
             task.ctrl.log_event({"repr": repr(task), "lease": repr(task.lease)})

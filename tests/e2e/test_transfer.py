@@ -151,10 +151,10 @@ node = posemesh.Node()
 async def transfer(task):
     cid = task.lease.task.inputs_cids[0]
     found = await task.input.materialize_cid_with_meta(cid)
-    seen = {await task.access_token()}
+    seen = {await task.access_token.get()}
     for number in range(3):
         await task.output.put_file(f"out-{number}.bin", found.path)
-        seen.add(await task.access_token())
+        seen.add(await task.access_token.get())
         await asyncio.sleep(1.0)
     async with task.output.open_multipart("stream.bin") as part:
         with found.path.open("rb") as file:

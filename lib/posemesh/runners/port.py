@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from posemesh.runners.api import MaterializedInput
 from posemesh.types import JSON
 
 __all__ = (
@@ -26,25 +27,6 @@ __all__ = (
     "StorageQuestion",
     "WriteUpload",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaterializedInput:
-    """An input as files below the task's workspace, gone with it.
-
-    ``path`` is the item asked for, ``data_id``, ``name``, ``data_type`` and ``domain_id`` are its; ``related_files``
-    are the others of the same download, in their order. ``extracted_paths`` are the files unpacked from it, where that
-    was asked for. All lie below ``root_dir``, which belongs to this call alone.
-    """
-
-    path: Path
-    data_id: str
-    name: str
-    data_type: str
-    domain_id: str
-    root_dir: Path
-    related_files: tuple[Path, ...] = ()
-    extracted_paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

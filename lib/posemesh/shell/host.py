@@ -15,8 +15,9 @@ from posemesh.commands import StartRunner
 from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError, TaskStopped
 from posemesh.events import Event, EventLogged, LeaseId, ProgressMade, RunnerFailed, RunnerFinished, TransferMoved
 from posemesh.policy import EVENTS_MAX
-from posemesh.runners.api import RunnerFunction, TaskContext
+from posemesh.runners.api import RunnerFunction
 from posemesh.runners.port import GetToken, LogEvent, Progress, Question, StorageQuestion
+from posemesh.runners.task import PortTask
 from posemesh.shell.offload import Offload, Run
 from posemesh.telemetry import logger, scrub, task_span
 from posemesh.types import JSON, Artifact
@@ -78,7 +79,7 @@ class TaskHost:
             return self._event(asyncio.CancelledError())
         ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         reports = _Reports(self.receive)
-        context = TaskContext(self.envelope, _HostPort(self, reports), self._storage.workspace)
+        context = PortTask(self.envelope, _HostPort(self, reports), self._storage.workspace)
 
         async def work() -> None:
             with task_span(context.lease):

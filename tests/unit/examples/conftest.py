@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from posemesh.runners.api import RunnerFunction, TaskContext
+from posemesh.runners.api import RunnerFunction
 from posemesh.runners.port import GetBytes, Progress, PutArtifact
+from posemesh.runners.task import PortTask
 from posemesh.types import LeaseEnvelope, TaskSpec
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -53,7 +54,7 @@ def run_task(tmp_path: Path) -> Run:
     def run(runner: RunnerFunction, *inputs: bytes, meta: Any = None) -> MemoryPort:
         port = MemoryPort({f"cid-{number}": data for number, data in enumerate(inputs)})
         task = TaskSpec(id=UUID(int=1), capability="/examples/any/v1", inputs_cids=list(port.inputs), meta=meta)
-        context = TaskContext(LeaseEnvelope(task=task), port, lambda: tmp_path)
+        context = PortTask(LeaseEnvelope(task=task), port, lambda: tmp_path)
 
         async def main() -> None:
             await runner(context)

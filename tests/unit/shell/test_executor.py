@@ -253,9 +253,9 @@ def test_a_runner_is_stopped_and_given_new_terms() -> None:
         tokens: list[str] = []
 
         async def run(task: Any) -> None:
-            tokens.append(await task.access_token())
+            tokens.append(await task.access_token.get())
             await asyncio.sleep(5)
-            tokens.append(await task.access_token())
+            tokens.append(await task.access_token.get())
             await asyncio.Event().wait()
 
         rig = Rig(runners={"/a/v1": run})

@@ -102,7 +102,7 @@ def test_a_task_from_begin_to_end(hosted: Callable[..., Any]) -> None:
         await task.ctrl.log_event("begun")
         assert await task.input.get_bytes_by_cid("abc") == b"abc"
         assert await task.output.put_bytes("out.bin", bytearray(b"data")) == "id of out.bin"
-        assert await task.access_token() == "domain-token-1"
+        assert await task.access_token.get() == "domain-token-1"
         assert not task.ctrl.is_cancelled()
         return "ignored"
 
@@ -207,7 +207,7 @@ def test_errors_of_the_node_s_end_are_raised_in_user_code(hosted: Callable[..., 
 
 def test_a_lease_without_a_token(hosted: Callable[..., Any]) -> None:
     async def work(task: Any) -> None:
-        await task.access_token()
+        await task.access_token.get()
 
     event, _ = hosted(work, envelope=LeaseEnvelope(task=ENVELOPE.task))
     assert event.message == "StorageError: the lease carries no access token; the service gave none"
@@ -323,7 +323,7 @@ def test_a_task_that_is_told_to_stop() -> None:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 seen.append(task.ctrl.is_cancelled())
-                for call in (task.access_token(), task.output.put_bytes("a", b""), task.input.get_bytes_by_cid("a")):
+                for call in (task.access_token.get(), task.output.put_bytes("a", b""), task.input.get_bytes_by_cid("a")):
                     with pytest.raises(TaskStopped, match="told to stop"):
                         await call
                 raise
@@ -379,9 +379,9 @@ def test_new_terms_are_used_at_once() -> None:
         tokens = []
 
         async def work(task: Any) -> None:
-            tokens.append(await task.access_token())
+            tokens.append(await task.access_token.get())
             await renewed.wait()
-            tokens.append(await task.access_token())
+            tokens.append(await task.access_token.get())
 
         running = asyncio.ensure_future(rig.host.run(work))
         for _ in range(5):

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from posemesh.config import NodeConfig
 from posemesh.devnet import Devnet, DevnetConfig
-from posemesh.runners.api import TaskContext
+from posemesh.runners.task import PortTask
 from posemesh.secret import Secret
 from posemesh.shell.offload import InlineOffload
 from posemesh.storage.task import NodeStorage, TaskStorage
@@ -59,7 +59,7 @@ class Rig:
         settings = config(**({"state_dir": state} | fields))
         self.node = NodeStorage(settings, "0xabc", LoopClock(), InlineOffload(), Random(1))
         self.storage: TaskStorage = self.node.task(self.holder)
-        self.task = TaskContext(lease, _Port(self), self.storage.workspace)
+        self.task = PortTask(lease, _Port(self), self.storage.workspace)
 
     @property
     def files(self) -> list[Path]:
