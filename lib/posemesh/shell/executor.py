@@ -82,9 +82,9 @@ class Executor:
                 waiting = self._callbacks.pop(request, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(command)
-            case StopRunner(lease=lease):
+            case StopRunner(lease=lease, reason=reason):
                 if lease in self._hosts:
-                    self._hosts[lease].stop()
+                    self._hosts[lease].stop(reason)
             case UpdateLease(lease=lease, envelope=envelope):
                 if lease in self._hosts:
                     self._hosts[lease].envelope = envelope

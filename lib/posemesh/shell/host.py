@@ -15,9 +15,8 @@ from posemesh.commands import StartRunner
 from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError, TaskStopped
 from posemesh.events import Event, EventLogged, LeaseId, ProgressMade, RunnerFailed, RunnerFinished, TransferMoved
 from posemesh.policy import EVENTS_MAX
-from posemesh.runners.api import RunnerFunction
+from posemesh.runners.api import RunnerFunction, TaskContext
 from posemesh.runners.port import GetToken, LogEvent, Progress, Question, StorageQuestion
-from posemesh.runners.task import PortTask
 from posemesh.shell.offload import Offload, Run
 from posemesh.telemetry import logger, scrub, task_span
 from posemesh.types import JSON, Artifact
@@ -47,6 +46,10 @@ class Storage(Protocol):
 
     async def answer(self, message: StorageQuestion) -> Any: ...
 
+    def stop(self) -> None:
+        """The task was told to stop. No more goes out than word of uploads that come to nothing."""
+        ...
+
     async def close(self) -> None:
         """End what is under way and remove the workspace."""
         ...
@@ -65,6 +68,7 @@ class TaskHost:
         self.lease: LeaseId = command.lease
         self.envelope = command.envelope
         self.cancelled = False
+        self.stop_reason: str | None = None
         self._offload = offload
         self._post = post
         self._make_storage = storage
@@ -79,7 +83,7 @@ class TaskHost:
             return self._event(asyncio.CancelledError())
         ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         reports = _Reports(self.receive)
-        context = PortTask(self.envelope, _HostPort(self, reports), self._storage.workspace)
+        context = TaskContext(self.envelope, _HostPort(self, reports), self._storage.workspace)
 
         async def work() -> None:
             with task_span(context.lease):
@@ -108,10 +112,15 @@ class TaskHost:
             task = self.envelope.task.id
             logger().opt(exception=error).warning(f"task {task}: what it left behind could not be removed")
 
-    def stop(self) -> None:
-        """Tell user code to stop: the flag it can look at, and a cancellation where it awaits."""
+    def stop(self, reason: str = "shutdown") -> None:
+        """Tell user code to stop: the flag it can look at, and a cancellation where it awaits. The first ``reason``, a
+        ``StopReason`` of the lease, counts.
+        """
+        self.stop_reason = self.stop_reason or reason
         self.cancelled = True
         self._end_transfers()
+        if self._storage is not None:
+            self._storage.stop()
         if self._run is not None:
             self._run.cancel()
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posemesh.config import NodeConfig
 from posemesh.errors import UploadFailed
 from posemesh.runners.port import PutArtifact
+from posemesh.shell.offload import Offload
 from posemesh.storage.client import Call, DomainClient
 from posemesh.storage.transfer import BytesContent, Content, FileContent, Meter, Outgoing, Report
-from posemesh.storage.uploads import NO_SESSIONS, Spool, UploadSession, find, found_since
+from posemesh.storage.uploads import NO_SESSIONS, Spool, UploadSession, exists, find, found_since
 from posemesh.storage.workspace import Workspace
 from posemesh.types import Artifact
-from posemesh.wire import domain
+from posemesh.wire import domain, uploads
 from posemesh.wire.domain import ArtifactName
 from posemesh.wire.multipart import upload_frame
 
@@ -31,17 +33,24 @@ SINGLE_BYTES_MAX = 5 * 1024**3
 """Beyond this size a session is used wherever there is one: nobody likes to send so much twice."""
 FRAME_BYTES = 1024
 """What an upload in one request has around its data, at most."""
+WRITE_BYTES_MAX = 1024 * 1024
+"""What is written to the disk at a time."""
 
 
 class Artifacts:
     """One task's."""
 
-    def __init__(self, client: DomainClient, workspace: Workspace, config: NodeConfig, report: Report) -> None:
+    def __init__(
+        self, client: DomainClient, workspace: Workspace, offload: Offload, config: NodeConfig, report: Report
+    ) -> None:
         self._client = client
         self._workspace = workspace
+        self._offload = offload
         self._config = config
         self._report = report
         self._stored: dict[str, Artifact | None] = {}
+        self._sessions: set[UploadSession] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
         self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
@@ -78,10 +87,16 @@ class Artifacts:
         """Create or update, and remember it. Two puts of one path follow one another."""
         self._stored.setdefault(named.logical_path, None)
         async with self._one_at_a_time[named.logical_path]:
-            known = self._stored[named.logical_path]
-            if data_id is None and known is not None and (known.name, known.data_type) == named[1:]:
-                data_id = known.id
-            stored = await self._send(named, content, data_id)
+            known = self._stored[named.logical_path] if data_id is None else None
+            if known is not None and (known.name, known.data_type) == named[1:]:
+                try:
+                    stored = await self._send(named, content, known.id)
+                except UploadFailed as error:
+                    if error.status != 404:
+                        raise
+                    stored = await self._send(named, content, None)  # somebody removed it meanwhile
+            else:
+                stored = await self._send(named, content, data_id)
             self.remember(named, stored)
             return stored
 
@@ -135,9 +150,9 @@ class Artifacts:
             body=Outgoing(content, meter, head=head, tail=tail),
             error=UploadFailed,
         )
-        began = self._client.service_now()
+        began = asyncio.get_running_loop().time()
         try:
-            stored = await self._client.answer(call, domain.decode_metadata)
+            return await self._client.answer(call, uploads.decode_stored)
         except UploadFailed as error:
             if error.status is None or not 200 <= error.status < 300:
                 raise
@@ -146,9 +161,6 @@ class Artifacts:
             if found is None:
                 raise
             return found
-        if not stored:
-            raise UploadFailed(f"{call.what}: the answer names no item", 200)
-        return stored[0].id
 
     async def _taken(self, named: ArtifactName) -> str:
         """The id of the item whose name is taken."""
@@ -175,17 +187,17 @@ class Artifacts:
         if session is None:
             return None
         try:
+            session.expect(content.size)
             for at in range(0, max(content.size, 1), session.part_size):
                 await session.add(min(session.part_size, content.size - at))
             return await session.finish()
-        except BaseException:
-            await session.abort()
-            raise
+        finally:
+            await self.end(session)
 
     async def begin(
         self, named: ArtifactName, content: Content, size: int | None, existing: str | None, meter: Meter
     ) -> UploadSession | None:
-        """A session that has begun; None where the server has none."""
+        """A session that has begun, and has to be ended by :meth:`end`; None where the server has none."""
         meter.restart()
         session = UploadSession(self._client, named, content, meter, self._config.part_bytes_max)
         try:
@@ -193,17 +205,47 @@ class Artifacts:
         except UploadFailed as error:
             if error.status not in NO_SESSIONS:
                 raise
+            if error.status == 404 and existing is not None and not await exists(self._client, named, existing):
+                raise UploadFailed(
+                    f"upload of {named.logical_path}: item {existing}, which it was to update, is gone", 404
+                ) from error
             self._client.without_sessions()
             return None
+        self._sessions.add(session)
         return session
+
+    async def end(self, session: UploadSession) -> None:
+        """Abort ``session`` unless it is finished."""
+        self._sessions.discard(session)
+        await self.see_through(session.abort(tell=self._client.lease_stands))
+
+    async def see_through(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work`` to its end, whatever cancels the caller. :meth:`close` waits for it."""
+        job = asyncio.ensure_future(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        await asyncio.shield(job)
+
+    def stop(self) -> None:
+        """The task was told to stop: no upload of it is finished any more, so its sessions are aborted at once."""
+        for session in tuple(self._sessions):
+            job = asyncio.ensure_future(self.end(session))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+
+    async def close(self) -> None:
+        """Abort what is unfinished, and wait for it."""
+        self.stop()
+        while self._jobs:
+            await asyncio.wait(tuple(self._jobs))
 
     # -- a size that is not known
 
-    async def open(self, rel_path: str, task: tuple[str | None, str]) -> Writer:
+    def open(self, rel_path: str, task: tuple[str | None, str]) -> Writer:
         """A writer for one more artifact."""
         named = self.named(rel_path, task)
         self._stored.setdefault(named.logical_path, None)
-        return Writer(self, named, Spool(self._workspace, f"upload of {named.logical_path}"))
+        return Writer(self, named, Spool(self._workspace, self._offload, f"upload of {named.logical_path}"))
 
     async def begin_stream(self, named: ArtifactName, spool: Spool, meter: Meter) -> UploadSession | None:
         """A session for what is still being written; None where the server has none, or says so."""
@@ -215,9 +257,13 @@ class Artifacts:
         try:
             return await self.begin(named, spool, None, existing, meter)
         except UploadFailed as error:
-            if error.status != 409:
+            if error.status == 404 and existing is not None:
+                existing = None  # somebody removed it meanwhile
+            elif error.status == 409:
+                existing = await self._taken(named)
+            else:
                 raise
-        return await self.begin(named, spool, None, await self._taken(named), meter)
+        return await self.begin(named, spool, None, existing, meter)
 
     def meter(self, named: ArtifactName) -> Meter:
         """How far the upload of a size that is not known is."""
@@ -239,33 +285,52 @@ class Writer:
         self._sent = 0
         self._meter = artifacts.meter(named)
         self._turn = asyncio.Lock()
+        self._over = ""
 
     async def write(self, data: bytes) -> None:
-        """Append, and send the parts that are full. Raises UploadFailed, DiskFull."""
+        """Append, and send the parts that are full. Raises UploadFailed, DiskFull. After an error nothing more is
+        taken: how much of ``data`` was written is not known.
+        """
         async with self._turn:
-            self._spool.write(data)
-            if not self._looked and self._spool.size > SMALL_BYTES:
-                self._looked = True
-                self._session = await self._artifacts.begin_stream(self._named, self._spool, self._meter)
-            while self._session is not None and self._spool.size - self._sent >= self._session.part_size:
-                await self._session.add(self._session.part_size)
-                self._sent += self._session.part_size
+            self._check()
+            try:
+                for at in range(0, len(data), WRITE_BYTES_MAX):
+                    await self._append(memoryview(data)[at : at + WRITE_BYTES_MAX])
+            except BaseException:
+                self._over = self._over or "an earlier write failed"
+                raise
+
+    async def _append(self, piece: memoryview) -> None:
+        await self._spool.write(piece)
+        self._check()
+        if not self._looked and self._spool.size > SMALL_BYTES:
+            self._looked = True
+            session = await self._artifacts.begin_stream(self._named, self._spool, self._meter)
+            if session is not None and self._over:
+                await self._artifacts.end(session)
+            self._check()
+            self._session = session
+        session = self._session
+        if session is None:
+            return
+        session.expect(self._spool.size)
+        while self._spool.size - self._sent >= session.part_size:
+            await session.add(session.part_size)
+            self._sent += session.part_size
 
     async def finish(self) -> str:
         """All is written: send the rest and return the artifact's id."""
-        async with self._turn:
-            try:
+        try:
+            async with self._turn:
+                self._check()
                 stored = await self._finished()
                 if stored is None:
-                    with self._spool.content() as content:
-                        stored = await self._artifacts.store(self._named, content)
-                else:
-                    self._meter.end()
-                    self._artifacts.remember(self._named, stored)
-                self._session = None
-            finally:
-                await self.abort()
-        return stored
+                    return await self._artifacts.store(self._named, self._spool)
+                self._meter.end()
+                self._artifacts.remember(self._named, stored)
+                return stored
+        finally:
+            await self.abort()
 
     async def _finished(self) -> str | None:
         """The id; None where all has to be sent anew: without a session, or where the name was taken meanwhile."""
@@ -280,15 +345,23 @@ class Writer:
             if error.status != 409:
                 raise
         self._session = None
-        await session.abort()
+        await self._artifacts.end(session)
         return None
 
     async def abort(self) -> None:
-        """Nothing of it is to remain here, nor of an unfinished session there."""
+        """Nothing of it is to remain here, nor of an unfinished session there. What is under way fails."""
+        self._over = self._over or "it was aborted"
+        await self._artifacts.see_through(self._discard())
+
+    async def _discard(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            await session.abort()
-        self._spool.discard()
+            await self._artifacts.end(session)
+        await self._spool.discard()
+
+    def _check(self) -> None:
+        if self._over:
+            raise UploadFailed(f"upload of {self._named.logical_path}: {self._over}")
 
 
 def _in_parts(info: UploadInfo | None, size: int) -> bool:

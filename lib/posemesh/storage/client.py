@@ -31,6 +31,12 @@ ROTATION_SECS = 2.0
 """A request without a usable token, or refused for its token, waits this long for a heartbeat to bring a new one."""
 ROTATION_LOOK_SECS = 0.05
 INFO_SECS = 60.0
+INFO_WAIT_SECS = 10.0
+"""What a server says of uploads is good to know, but no upload waits longer for it."""
+TIME_SECS = 600.0
+"""A server's word on the time counts this long."""
+CLOCKS_APART_MAX_SECS = 86_400.0
+"""Of two clocks further apart than this, one is nonsense, and nobody here can say which."""
 
 
 class Holder(Protocol):
@@ -43,7 +49,12 @@ class Holder(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether nothing more may go out for it."""
+        """Whether nothing more may go out for it, but for word of uploads that come to nothing."""
+        ...
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why it was told to stop: under a lease that is ``lost`` or has ``expired`` not even that may."""
         ...
 
 
@@ -51,7 +62,8 @@ class Holder(Protocol):
 class Call:
     """One request. ``what`` begins its errors, which are of class ``error``.
 
-    An answer that ``streams`` is not asked for again once it has begun to arrive.
+    An answer that ``streams`` is not asked for again once it has begun to arrive. What is ``parting`` goes out also for
+    a task that was told to stop, with the token at hand: no new one is waited for then.
     """
 
     what: str
@@ -61,16 +73,17 @@ class Call:
     content_type: str | None = None
     body: Outgoing | None = None
     streams: bool = False
+    parting: bool = False
     retries: int = RETRIES_MAX
     error: type[StorageError] = StorageError
 
 
 class InfoCache:
-    """What domain servers said of uploads, by base URL, for a minute; and how far their clocks are ahead."""
+    """What domain servers said, by base URL: of uploads, for a minute; of the time, for ten."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[float, UploadInfo | None]] = {}
-        self.ahead: dict[str, float] = {}
+        self._ahead: dict[str, tuple[float, float]] = {}
 
     def get(self, base: str, now: float) -> tuple[UploadInfo | None] | None:
         """What was said, in a tuple of its own; None where nothing fresh is known."""
@@ -79,6 +92,14 @@ class InfoCache:
 
     def put(self, base: str, info: UploadInfo | None, now: float) -> None:
         self._said[base] = (now + INFO_SECS, info)
+
+    def ahead(self, base: str, now: float) -> float:
+        """By how many seconds the server's clock is ahead of this one; 0 where nothing fresh is known."""
+        until, ahead = self._ahead.get(base, (now, 0.0))
+        return ahead if now < until else 0.0
+
+    def put_ahead(self, base: str, ahead: float, now: float) -> None:
+        self._ahead[base] = (now + TIME_SECS, ahead)
 
 
 class _Answered(Exception):
@@ -125,10 +146,14 @@ class DomainClient:
             task = self._holder.envelope.task.id
             raise TaskStopped(f"task {task} was told to stop; nothing more goes out for it")
 
+    @property
+    def lease_stands(self) -> bool:
+        """Whether anything at all may go out for the task."""
+        return self._holder.stop_reason not in ("expired", "lost")
+
     def service_now(self) -> float:
         """The domain server's time in epoch seconds, as far as it is known."""
-        base, _ = self.server()
-        return self._clock.wall() + self._infos.ahead.get(base, 0.0)
+        return self._clock.wall() + self._ahead()
 
     async def send(self, call: Call, read: Callable[[Incoming], Awaitable[T]]) -> T:
         """Send ``call`` until it is answered, a bounded number of times, and return what ``read`` makes of a 2xx.
@@ -175,18 +200,24 @@ class DomainClient:
         except WireError as error:
             raise call.error(f"{call.what}: {error}", reply.status) from error
 
-    async def info(self) -> UploadInfo | None:
-        """What the server says of uploads, asked for at most once a minute; None where it says nothing."""
+    async def info(self, *, fresh: bool = False) -> UploadInfo | None:
+        """What the server says of uploads; None where it says nothing. It is asked at most once a minute, unless the
+        answer has to be ``fresh``.
+        """
         base, _ = self.server()
         now = asyncio.get_running_loop().time()
         known = self._infos.get(base, now)
-        if known is not None:
+        if known is not None and not fresh:
             return known[0]
         self.check()
         headers = {"Accept": "application/json", "posemesh-client-id": self._client_id}
         try:
             reply = await self._http.exchange(
-                "GET", uploads.info_url(base), self._noting(base), headers=headers, idle=self._config.stall_timeout_secs
+                "GET",
+                uploads.info_url(base),
+                self._noting(base),
+                headers=headers,
+                idle=min(INFO_WAIT_SECS, self._config.stall_timeout_secs),
             )
         except TransportError:
             return None
@@ -202,10 +233,18 @@ class DomainClient:
 
     def _noting(self, base: str) -> Callable[[Incoming], Awaitable[Reply]]:
         async def read(incoming: Incoming) -> Reply:
-            self._infos.ahead[base] = incoming.service_now - self._clock.wall()
+            self._note_time(base, incoming)
             return await incoming.reply()
 
         return read
+
+    def _note_time(self, base: str, incoming: Incoming) -> None:
+        ahead = incoming.service_now - self._clock.wall()
+        self._infos.put_ahead(base, ahead, asyncio.get_running_loop().time())
+
+    def _ahead(self) -> float:
+        base, _ = self.server()
+        return self._infos.ahead(base, asyncio.get_running_loop().time())
 
     async def _once(self, call: Call, token: Secret | None, read: Callable[[Incoming], Awaitable[T]]) -> T:
         base, _ = self.server()
@@ -218,7 +257,7 @@ class DomainClient:
             headers["Content-Type"] = call.content_type
 
         async def answer(incoming: Incoming) -> T:
-            self._infos.ahead[base] = incoming.service_now - self._clock.wall()
+            self._note_time(base, incoming)
             if 200 <= incoming.status < 300:
                 return await read(incoming)
             raise _Answered(await incoming.reply())
@@ -235,20 +274,24 @@ class DomainClient:
 
     async def _token(self, call: Call) -> Secret | None:
         """The token of the moment. One that has expired is not sent."""
-        self.check()
+        if not call.parting:
+            self.check()
         token = self._holder.envelope.access_token
         if not self._expired():
             return token
-        base, _ = self.server()
-        if base not in self._infos.ahead:
-            await self.info()  # it needs no token, and tells the server's time
+        # It needs no token and tells the server's time: the last that was heard of it may have been wrong.
+        await self.info(fresh=True)
         if self._expired() and not await self._rotated(token):
             raise call.error(f"{call.what}: the domain token has expired, and no heartbeat brought a new one", 401)
         return self._holder.envelope.access_token
 
     def _expired(self) -> bool:
+        """Whether the token has, by the server's clock; by both, where the clocks are too far apart to believe."""
         expires = self._holder.envelope.access_token_expires_at
-        return expires is not None and self.service_now() >= expires.timestamp()
+        ahead = self._ahead()
+        if abs(ahead) > CLOCKS_APART_MAX_SECS:
+            ahead = min(ahead, 0.0)
+        return expires is not None and self._clock.wall() + ahead >= expires.timestamp()
 
     async def _rotated(self, token: Secret | None) -> bool:
         """Whether there is, or soon comes, another token than this one."""

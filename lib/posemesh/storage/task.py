@@ -72,7 +72,7 @@ class NodeStorage:
         client = DomainClient(self._http, self._config, self._clock, self._client_id, self._infos, holder, self._rng)
         workspace = Workspace(self._place, self._config.workspace_bytes_max)
         inputs = Inputs(client, workspace, self._config, self._offload, holder.transferred)
-        artifacts = Artifacts(client, workspace, self._config, holder.transferred)
+        artifacts = Artifacts(client, workspace, self._offload, self._config, holder.transferred)
         return TaskStorage(holder, inputs, artifacts, workspace, self._offload)
 
 
@@ -99,11 +99,16 @@ class TaskStorage:
         """The task's directory, made at the first use. From any thread."""
         return self._workspace.path()
 
+    def stop(self) -> None:
+        """The task was told to stop, so no upload of it can be finished: their sessions are aborted at once."""
+        self._artifacts.stop()
+
     async def close(self) -> None:
-        """End unfinished uploads and remove the workspace. Nothing is sent."""
+        """End unfinished uploads and remove the workspace. No more is sent than that they come to nothing."""
         for writer in self._writers.values():
             await writer.abort()
         self._writers.clear()
+        await self._artifacts.close()
         if self._workspace.made:
             await self._offload.call(self._workspace.remove)
 
@@ -118,7 +123,7 @@ class TaskStorage:
                 return await self._artifacts.put(message, self._task())
             case OpenUpload(rel_path=rel_path):
                 number = next(self._numbers)
-                self._writers[number] = await self._artifacts.open(rel_path, self._task())
+                self._writers[number] = self._artifacts.open(rel_path, self._task())
                 return number
             case WriteUpload(upload=upload, data=data):
                 return await self._writer(upload).write(data)

@@ -63,7 +63,13 @@ class FileContent:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        self.close()
+
+    def close(self) -> None:
+        """Read no more. Again: nothing."""
+        file, self._file = self._file, -1  # a number that nothing is opened under later
+        if file >= 0:
+            os.close(file)
 
     def read(self, at: int, count: int) -> bytes:
         try:

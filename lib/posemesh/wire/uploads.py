@@ -9,7 +9,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from posemesh.errors import WireError
-from posemesh.wire import _json, _url
+from posemesh.wire import _json, _url, domain
 
 __all__ = (
     "PARTS_MAX",
@@ -18,6 +18,7 @@ __all__ = (
     "decode_finished",
     "decode_info",
     "decode_initiated",
+    "decode_stored",
     "finish_body",
     "info_url",
     "initiate_body",
@@ -28,6 +29,9 @@ __all__ = (
 
 PARTS_MAX: Final = 10_000
 """A session has at most this many parts."""
+_ANSWER: Final = "domain server's answer"
+_ID_CHARS_MAX: Final = 1024
+"""Of what a server names sessions, parts and items by. All the parts' are kept until the session is complete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +99,10 @@ class _Initiated:
 
 def decode_initiated(body: bytes) -> tuple[str, int]:
     """The session's id and the bytes of each part but the last. Raises :class:`WireError`."""
-    told = _json.decode(_Initiated, body, "domain server's answer")
-    if not told.upload_id or told.part_size <= 0:
-        raise WireError("domain server's answer: expected an upload_id and a part_size above 0")
-    return told.upload_id, told.part_size
+    told = _json.decode(_Initiated, body, _ANSWER)
+    if told.part_size <= 0:
+        raise WireError(f"{_ANSWER}: expected a part_size above 0")
+    return _named(told.upload_id, "upload_id"), told.part_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,7 @@ class _Stored:
 
 def decode_etag(body: bytes) -> str:
     """What names an uploaded part at the completion. Raises :class:`WireError`."""
-    return _json.decode(_Stored, body, "domain server's answer").etag
+    return _named(_json.decode(_Stored, body, _ANSWER).etag, "etag", least=0)
 
 
 def finish_body(etags: Mapping[int, str]) -> bytes:
@@ -124,7 +128,16 @@ class _Finished:
 
 def decode_finished(body: bytes) -> str:
     """The artifact's id. Raises :class:`WireError`."""
-    found = _json.decode(_Finished, body, "domain server's answer").id
-    if not found:
-        raise WireError("domain server's answer: expected an id")
-    return found
+    return _named(_json.decode(_Finished, body, _ANSWER).id, "id")
+
+
+def decode_stored(body: bytes) -> str:
+    """The artifact's id, of the answer to an upload in one request. Raises :class:`WireError`."""
+    items = domain.decode_metadata(body)
+    return _named(items[0].id if items else "", "id")
+
+
+def _named(text: str, what: str, *, least: int = 1) -> str:
+    if not least <= len(text) <= _ID_CHARS_MAX:
+        raise WireError(f"{_ANSWER}: expected an {what} of {least} to {_ID_CHARS_MAX} characters")
+    return text

@@ -75,6 +75,8 @@ class NoStorage:
     def workspace(self) -> Path:
         raise AssertionError("nobody asks for it here")
 
+    def stop(self) -> None: ...
+
     async def close(self) -> None:
         pass
 

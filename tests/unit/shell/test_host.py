@@ -55,6 +55,8 @@ class Store:
     def workspace(self) -> Path:
         return Path("/workspace/of/the/task")
 
+    def stop(self) -> None: ...
+
     async def close(self) -> None:
         assert not self.closed
         self.closed = True
@@ -323,7 +325,11 @@ def test_a_task_that_is_told_to_stop() -> None:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 seen.append(task.ctrl.is_cancelled())
-                for call in (task.access_token.get(), task.output.put_bytes("a", b""), task.input.get_bytes_by_cid("a")):
+                for call in (
+                    task.access_token.get(),
+                    task.output.put_bytes("a", b""),
+                    task.input.get_bytes_by_cid("a"),
+                ):
                     with pytest.raises(TaskStopped, match="told to stop"):
                         await call
                 raise

@@ -44,6 +44,7 @@ class Holder:
     def __init__(self, lease: LeaseEnvelope) -> None:
         self.envelope = lease
         self.cancelled = False
+        self.stop_reason: str | None = None
         self.moves: list[tuple[str, str, int, int | None]] = []
 
     def transferred(self, name: str, way: str, done: int, total: int | None) -> None:
@@ -55,9 +56,10 @@ class Rig:
 
     def __init__(self, lease: LeaseEnvelope, state: Path, **fields: Any) -> None:
         self.state = state
+        offload = fields.pop("offload", InlineOffload())
         self.holder = Holder(lease)
         settings = config(**({"state_dir": state} | fields))
-        self.node = NodeStorage(settings, "0xabc", LoopClock(), InlineOffload(), Random(1))
+        self.node = NodeStorage(settings, "0xabc", LoopClock(), offload, Random(1))
         self.storage: TaskStorage = self.node.task(self.holder)
         self.task = PortTask(lease, _Port(self), self.storage.workspace)
 

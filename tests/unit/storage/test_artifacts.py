@@ -197,7 +197,7 @@ def test_an_answer_that_names_nothing(put: Put, body: bytes, stored: bool) -> No
             return garbage if request.method == "POST" else answer
 
         net.faults, net.replies = instead, garbled
-        if stored and body != b'{"data": []}':
+        if stored:
             assert net.get_data(await put(rig, b"data")) == b"data"
         else:
             with pytest.raises(UploadFailed):
@@ -323,7 +323,7 @@ def test_limits() -> None:
 
 def test_a_part_size_that_is_absurd_takes_no_memory() -> None:
     """Weakness 29 of the reference: the size that the server chose was allocated blindly."""
-    sizes = []
+    sizes: list[int] = []
 
     async def answer(request: web.Request) -> web.Response:
         if request.path.endswith("/info"):

@@ -111,7 +111,7 @@ def test_an_expired_token_is_not_sent() -> None:
         assert tokens == [None], "the server was asked for its time alone"
         loop.call_later(1.0, lambda: renew(rig, "new", access_token_expires_at=past + timedelta(hours=1)))
         assert await get(rig) == b"x"
-        assert tokens[1:] == ["Bearer new"]
+        assert tokens[1:] == [None, "Bearer new"]
 
     with_server(answer, test)
 

@@ -19,7 +19,7 @@ def test_an_upload_left_open_ends_with_the_task() -> None:
         await part.write(LARGE)
         rig.holder.cancelled = True
         await rig.storage.close()
-        assert "DELETE" not in [request.method for request in net.requests] and not rig.files
+        assert net.requests[-1].method == "DELETE" and not net._uploads._sessions and not rig.files
         for message in (WriteUpload(upload=1, data=b"x"), FinishUpload(upload=1)):
             with pytest.raises(StorageError, match="not open"):
                 await rig.storage.answer(message)
