@@ -108,8 +108,10 @@ class Fault:
     torn: bool = False
     """The connection ends in the middle of the answer."""
     short: str = ""
-    """Half of an answer in pieces is all that comes. Then the connection is ``closed`` in the middle; or the answer ends
-    as if that were all: by its ``length``, its ``chunks``, or, where it told no length, with the connection: ``end``."""
+    """Half of an answer in pieces is all that comes. Then the connection is ``closed`` in the middle; or the answer
+    ends as if that were all: by its ``length``, its ``chunks``, or, where it told no length, by the connection's
+    ``end``.
+    """
     revoke: bool = False
     """Every node token issued so far is void from here on."""
 

@@ -245,8 +245,10 @@ def test_storage_uses_the_newest_token(world: World) -> None:
     node.stop()
 
 
-@pytest.mark.parametrize("status", [302, 307, 308])
-@pytest.mark.parametrize("kind", ["fetch", "info", "create", "initiate", "part", "finish"])
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("fetch", 302), ("info", 307), ("create", 308), ("initiate", 307), ("part", 308), ("finish", 307)],
+)
 def test_a_redirect_of_the_domain_server_gets_no_token(world: World, kind: str, status: int) -> None:
     net = world.net
     net.domain.request_max_bytes, net.domain.part_size = 1024 * 1024, 1024 * 1024

@@ -58,6 +58,7 @@ from posemesh.events import (
     SecretUnstored,
     SignedIn,
     SignInFailed,
+    TransferMoved,
 )
 from posemesh.secret import Secret
 from posemesh.types import HeartbeatAnswer
@@ -95,8 +96,10 @@ class NodeRules(RuleBasedStateMachine):
         self.leases = 0
         self.commits: Counter[int] = Counter()
         self.running: set[int] = set()
+        self.ran: set[int] = set()
         self.cancelled: set[int] = set()
         self.lost_replies: set[int] = set()
+        self.transfers: dict[int, dict[str, Any]] = {}
 
     @initialize(
         slots=st.sampled_from([1, 2, 4]),
@@ -140,6 +143,7 @@ class NodeRules(RuleBasedStateMachine):
                     assert lease not in self.cancelled and self._lasts(lease)
                     assert not self.draining, "a stopping node begins nothing"
                     self.running.add(lease)
+                    self.ran.add(lease)
                 case StopRunner(lease=lease) | UpdateLease(lease=lease):
                     assert lease in self.running
                 case CommitAccepted(lease=lease) | CommitOutcome(lease=lease):
@@ -297,6 +301,8 @@ class NodeRules(RuleBasedStateMachine):
                 self._answer_one(pick)
             elif self.running and not pick(range(3)):
                 self._report(pick(sorted(self.running)), 2)
+            elif self.ran and not pick(range(6)):
+                self._move(pick(sorted(self.ran)), pick(("scan", "mesh")), pick(range(9)))
             else:
                 self.wait(pick(STEPS))
             self.the_engine_is_sound()
@@ -333,6 +339,21 @@ class NodeRules(RuleBasedStateMachine):
             self._tell(ProgressMade(lease=lease, progress=value))
             self._tell(EventLogged(lease=lease, record=value))
 
+    @precondition(lambda self: self.ran)
+    @rule(data=st.data(), name=st.sampled_from(["scan", "mesh"]), done=st.integers(0, 9))
+    def move(self, data: st.DataObject, name: str, done: int) -> None:
+        self._move(data.draw(st.sampled_from(sorted(self.ran))), name, done)
+
+    def _move(self, lease: int, name: str, done: int) -> None:
+        """Of any task that ever ran, over or not. It changes nothing but what is told of it."""
+        before = (self.stage.states(), self.stage.engine.next_deadline(), self.stage.engine.statistics().counters)
+        if lease in self._alive():
+            shown = self.transfers.setdefault(lease, {})
+            shown[name] = {"way": "in", "done": done, "total": None}
+        assert self.stage(TransferMoved(lease=lease, transfer=name, way="in", done=done, total=None)) == []
+        after = (self.stage.states(), self.stage.engine.next_deadline(), self.stage.engine.statistics().counters)
+        assert after == before and not self.stage.engine.ended
+
     @rule(node_id=st.sampled_from(["node", "stranger"]))
     def call_back(self, node_id: str) -> None:
         self.requests += 1
@@ -364,7 +385,10 @@ class NodeRules(RuleBasedStateMachine):
     @invariant()
     def the_engine_is_sound(self) -> None:
         assert not self.stage.engine.violations()
-        counters = self.stage.engine.statistics().counters
+        statistics = self.stage.engine.statistics()
+        for task in statistics.tasks:
+            assert task.transfers == self.transfers.get(task.lease, {})
+        counters = statistics.counters
         assert counters.get("leased", 0) == self.leases
         assert sum(counters.get(ending, 0) for ending in ENDINGS) == len(self.ended)
         assert {store.request for store in self._waiting(StoreSecret)} == self.callbacks

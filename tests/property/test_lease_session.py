@@ -35,6 +35,7 @@ from posemesh.events import (
     RunnerFailed,
     RunnerFinished,
     SignedIn,
+    TransferMoved,
 )
 from posemesh.types import HeartbeatAnswer
 
@@ -43,12 +44,14 @@ from .running import RARELY, SELDOM, at_length, briefly
 
 EPSILON = 1e-5
 MIN, MAX, JITTER, REQUEST_TIMEOUT, UNKNOWN, GOOD, FIRST, FLUSH = 0.25, 0.35, 0.25, 10.0, 6.0, 1.0, 1.0, 1.0
+TRANSFERS_KEPT = 16
 TTLS = st.sampled_from([None, 0.4, 3.0, 6.0, 60.0, 3600.0])
 
 
 class LeaseRules(RuleBasedStateMachine):
     """``kept`` while heartbeats go out; ``window`` is when the next one may and must. ``told`` is what user code
-    reported and nobody acknowledged, ``sent`` how much of it the heartbeat in flight carries."""
+    reported and nobody acknowledged, ``sent`` how much of it the heartbeat in flight carries. ``transfers`` has the one
+    that moved last at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +61,7 @@ class LeaseRules(RuleBasedStateMachine):
         self.sent: list[Any] = []
         self.dirty = self.carried = False
         self.progress: Any = {}
+        self.transfers: list[tuple[str, dict[str, Any]]] = []
         self.failed_at: float | None = None
         self.settled: float | None = None
         self.recorded: float | None = None
@@ -129,7 +133,8 @@ class LeaseRules(RuleBasedStateMachine):
         assert self.kept and not self.flight and self.now < self.expiry
         left = self.expiry - self.now
         assert command.timeout == pytest.approx(min(REQUEST_TIMEOUT, max(left / 3, 0.05)))
-        assert command.progress == self.progress and list(command.events) == self.told[-256:]
+        told = {"transfers": dict(self.transfers)} if self.progress == {} and self.transfers else self.progress
+        assert command.progress == told and list(command.events) == self.told[-256:]
         flush = self.flush_since is not None and not self.offered
         if flush:
             self.flushed += 1
@@ -242,18 +247,36 @@ class LeaseRules(RuleBasedStateMachine):
         self._tell(event)
 
     @precondition(lambda self: self.started and not self.ended)
-    @rule(number=st.integers(1, 3), progress=st.booleans())
-    def report(self, number: int, progress: bool) -> None:
+    @rule(number=st.integers(1, 3), progress=st.booleans(), nothing=SELDOM)
+    def report(self, number: int, progress: bool, nothing: bool) -> None:
         for _ in range(number):
             self.count += 1
             if progress:
-                self.progress, self.dirty = self.count, self.kept
-                event: Event = ProgressMade(lease=1, progress=self.count)
+                self.progress, self.dirty = {} if nothing else self.count, self.kept
+                event: Event = ProgressMade(lease=1, progress=self.progress)
             else:
                 self.told += [self.count] * self.kept
                 event = EventLogged(lease=1, record=self.count)
             self._report_soon()
             self._tell(event)
+
+    @rule(
+        names=st.lists(st.integers(0, 19), min_size=1, max_size=24),
+        way=st.sampled_from(["in", "out"]),
+        done=st.integers(0, 2**63),
+        total=st.none() | st.integers(0, 2**63),
+    )
+    def move(self, names: list[int], way: str, done: int, total: int | None) -> None:
+        """In every state, also of a lease that is over: a straggler is no reason to do anything."""
+        before = (self.stage.states(), self.stage.engine.next_deadline(), self.stage.engine.statistics().counters)
+        for name in map(str, names):
+            if self.kept:
+                others = [other for other in self.transfers if other[0] != name]
+                self.transfers = [*others, (name, {"way": way, "done": done, "total": total})][-TRANSFERS_KEPT:]
+            event = TransferMoved(lease=1, transfer=name, way=way, done=done, total=total)
+            assert self.stage(event) == [] and not self.stage.engine.ended
+        after = (self.stage.states(), self.stage.engine.next_deadline(), self.stage.engine.statistics().counters)
+        assert after == before
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.2, 0.3, 1.0, 2.0, 15.0, 60.0]))
     def wait(self, seconds: float) -> None:
@@ -295,6 +318,11 @@ class LeaseRules(RuleBasedStateMachine):
             assert self.now <= self.window[1] + EPSILON
         if self.recorded is not None and not self.stopped and self.settled is not None:
             assert self.started
+
+    @invariant()
+    def statistics_show_the_latest_transfers(self) -> None:
+        for task in self.stage.engine.statistics().tasks:
+            assert list(task.transfers.items()) == self.transfers
 
     @invariant()
     def there_is_one_ending(self) -> None:
