@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from io import BufferedWriter
+from io import BufferedWriter, BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from posemesh.config import NodeConfig
-from posemesh.errors import BadInput, InvalidCid, StorageError
+from posemesh.errors import BadInput, InvalidCid, StorageError, TaskStopped
 from posemesh.runners.port import MaterializedInput
 from posemesh.shell.http import Incoming
 from posemesh.shell.offload import Offload
-from posemesh.storage.archive import extract, is_archive
+from posemesh.storage.archive import Budget, extract, is_archive
 from posemesh.storage.client import Call, DomainClient
 from posemesh.storage.transfer import Meter, Report
 from posemesh.storage.workspace import Workspace, disk_errors
@@ -22,6 +24,8 @@ from posemesh.wire.domain import ItemRef
 from posemesh.wire.multipart import MultipartReader, Part
 
 __all__ = ("Inputs",)
+
+T = TypeVar("T")
 
 MEMORY_BYTES_MAX = 2 * 1024**3
 """An input that is asked for as bytes has at most so many."""
@@ -48,6 +52,14 @@ class Inputs:
         self._config = config
         self._offload = offload
         self._report = report
+        self._running: dict[asyncio.Future[Any], threading.Event] = {}
+
+    async def close(self) -> None:
+        """Stop what still runs in other threads and wait for its end: nothing writes into the workspace then."""
+        for stop in self._running.values():
+            stop.set()
+        while self._running:
+            await asyncio.wait(tuple(self._running))
 
     async def get_bytes(self, cid: str) -> bytes:
         """The item that ``cid`` names, whole. Raises InvalidCid, BadInput, StorageError."""
@@ -55,7 +67,7 @@ class Inputs:
         memory = _Memory(ref)
         parts = await self._download(cid, ref, memory, min(self._config.input_bytes_max, MEMORY_BYTES_MAX))
         _primary(cid, ref, parts)
-        return bytes(memory.data)
+        return memory.data.getvalue()
 
     async def materialize(self, cid: str, *, unpack: bool) -> MaterializedInput:
         """The same as files below the workspace. Nothing is left of a download that fails."""
@@ -67,7 +79,7 @@ class Inputs:
             first = _primary(cid, ref, parts)
             extracted = await self._unpack(cid, folder) if unpack else ()
         except BaseException:
-            await self._offload.call(folder.discard)
+            await self._apart(lambda stop: folder.discard())
             raise
         part, path = parts[first], folder.files[first]
         return MaterializedInput(
@@ -139,25 +151,44 @@ class Inputs:
     async def _unpack(self, cid: str, folder: _Folder) -> tuple[Path, ...]:
         """What the archives among the files hold, each in a directory beside it."""
 
-        def work() -> tuple[Path, ...]:
-            left = self._config.input_bytes_max - sum(file.stat().st_size for file in folder.files)
-            paths: list[Path] = []
-
-            def take(size: int) -> None:
-                nonlocal left
+        def work(stop: threading.Event) -> tuple[Path, ...]:
+            def check() -> None:
                 self._client.check()
-                folder.take(size)
-                left -= size
+                if stop.is_set():
+                    raise TaskStopped("unpacking was cancelled")
 
-            for file in filter(is_archive, tuple(folder.files)):
-                target = file.with_name(f"{file.name}.d")
-                paths += extract(file, target, limit=left, take=take)
-            return tuple(paths)
+            with disk_errors(f"input {cid}"):
+                archives = [file for file in folder.files if is_archive(file)]
+                left = self._config.input_bytes_max - sum(file.stat().st_size for file in folder.files)
+            if not archives:
+                raise BadInput(f"input {cid}: expected a zip archive, and there is none to unpack")
+            budget = Budget(left, take=folder.take, check=check)
+            return tuple(path for file in archives for path in extract(file, file.with_name(f"{file.name}.d"), budget))
 
-        found = await self._offload.call(work)
-        if not found and not any(map(is_archive, folder.files)):
-            raise BadInput(f"input {cid}: expected a zip archive, and there is none to unpack")
-        return found
+        return await self._apart(work)
+
+    async def _apart(self, work: Callable[[threading.Event], T]) -> T:
+        """What ``work`` returns, in a thread. A cancellation sets the event and is raised after the thread's end.
+
+        Else the thread would make files again in a workspace that is removed.
+        """
+        stop = threading.Event()
+        job = asyncio.ensure_future(self._offload.call(work, stop))
+        self._running[job] = stop
+        job.add_done_callback(lambda ended: self._running.pop(ended))
+        cancelled: asyncio.CancelledError | None = None
+        while not job.done():
+            try:
+                await asyncio.wait((job,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+                stop.set()
+        failure = job.exception()
+        if cancelled is not None:
+            raise cancelled
+        if failure is not None:
+            raise failure
+        return job.result()
 
 
 def _primary(cid: str, ref: ItemRef, parts: list[Part]) -> int:
@@ -177,7 +208,7 @@ class _Memory:
     """Keeps the part that was asked for."""
 
     def __init__(self, ref: ItemRef) -> None:
-        self.data = bytearray()
+        self.data = BytesIO()  # it gives its bytes away without a copy
         self._wanted = [one.lower() for one in ref.ids]
         self._kept = self._found = False
 
@@ -187,7 +218,7 @@ class _Memory:
 
     def write(self, piece: bytes) -> None:
         if self._kept:
-            self.data += piece
+            self.data.write(piece)
 
 
 class _Folder:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -104,12 +106,24 @@ class TaskStorage:
         self._artifacts.stop()
 
     async def close(self) -> None:
-        """End unfinished uploads and remove the workspace. No more is sent than that they come to nothing."""
-        for writer in self._writers.values():
-            await writer.abort()
-        self._writers.clear()
-        await self._artifacts.close()
-        if self._workspace.made:
+        """End unfinished uploads and remove the workspace. No more is sent than that they come to nothing.
+
+        Raises StorageError where files stay.
+        """
+        async with AsyncExitStack() as ends:  # the last first, and each whatever becomes of the others
+            ends.push_async_callback(self._remove)
+            ends.push_async_callback(self._inputs.close)
+            ends.push_async_callback(self._artifacts.close)
+            ends.push_async_callback(self._abort)
+
+    async def _abort(self) -> None:
+        writers, self._writers = self._writers, {}
+        failures = await asyncio.gather(*(writer.abort() for writer in writers.values()), return_exceptions=True)
+        for failure in filter(None, failures):
+            raise failure
+
+    async def _remove(self) -> None:
+        if self._workspace.end():
             await self._offload.call(self._workspace.remove)
 
     async def answer(self, message: StorageQuestion) -> Any:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import stat
+import struct
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from posemesh.errors import BadInput, DiskFull
+from posemesh.errors import BadInput, DiskFull, StorageError
 from posemesh.storage import archive
-from posemesh.storage.archive import extract, is_archive
+from posemesh.storage.archive import DIRECTORY_BYTES, LIST_BYTES_MAX, Budget, extract, is_archive
 
 
 def packed(path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -22,11 +30,32 @@ def packed(path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes], method: in
 
 
 def unpack(
-    path: Path, *, limit: int = 2**40, take: Callable[[int], None] = lambda size: None
+    path: Path,
+    *,
+    limit: int = 2**40,
+    take: Callable[[int], None] = lambda size: None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[tuple[str, bytes]]:
     target = path.parent / "target"
-    files = extract(path, target, limit=limit, take=take)
+    files = extract(path, target, Budget(limit, take=take, check=check))
     return [(str(file.relative_to(target)), file.read_bytes()) for file in files]
+
+
+def listed(*entries: bytes, content: bytes = b"") -> bytes:
+    """An archive of nothing but a list of entries."""
+    size = sum(map(len, entries))
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, size, len(content), 0)
+    return content + b"".join(entries) + end
+
+
+def entry(name: bytes, *, at: int = 0, packed: int = 0, size: int = 0, method: int = 0, check: int = 0) -> bytes:
+    about = (20, 3, 20, 0, 0, method, 0, 0x21, check, packed, size, len(name), 0, 0, 0, 0, 0, at)
+    return struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", *about) + name
+
+
+def local(name: bytes, *, packed: int, size: int, method: int = 0, check: int = 0) -> bytes:
+    about = (20, 0, 0, method, 0, 0x21, check, packed, size, len(name), 0)
+    return struct.pack("<4s2B4H3L2H", b"PK\x03\x04", *about) + name
 
 
 def test_files_in_their_order(tmp_path: Path) -> None:
@@ -35,7 +64,7 @@ def test_files_in_their_order(tmp_path: Path) -> None:
     assert is_archive(path)
     taken: list[int] = []
     assert unpack(path, take=taken.append) == [entry for entry in entries if not entry[0].endswith("/")]
-    assert sum(taken) == 1003
+    assert sum(taken) == 1003 + 2 * DIRECTORY_BYTES
 
 
 @pytest.mark.parametrize(
@@ -95,18 +124,148 @@ def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_list_of_entries_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = packed(tmp_path / "a.zip", *(("n" * 200 + str(number), b"") for number in range(2000)))
-    monkeypatch.setattr(archive, "DIRECTORY_BYTES_MAX", 100_000)
+    monkeypatch.setattr(archive, "LIST_BYTES_MAX", 100_000)
     with pytest.raises(BadInput, match="too long"):
         unpack(path)
 
 
-@pytest.mark.parametrize("twice", [("a", "a"), ("a", "a/b"), ("a/b", "a")])
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_one_place_for_two(tmp_path: Path, twice: tuple[str, str]) -> None:
-    path = packed(tmp_path / "a.zip", *((name, b"x") for name in twice))
-    with pytest.raises(Exception) as caught:
+def test_a_list_of_entries_does_not_take_much_memory(tmp_path: Path) -> None:
+    """One of 16 MiB took 130 MB before its entries were counted."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(listed(entry(b"") * (LIST_BYTES_MAX // 46)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match="more than 10000 entries"):
+            unpack(path)
+        assert tracemalloc.get_traced_memory()[1] < 12 * LIST_BYTES_MAX
+    finally:
+        tracemalloc.stop()
+    path.write_bytes(listed(entry(b"") * (LIST_BYTES_MAX // 46 + 1)))
+    with pytest.raises(BadInput, match="too long"):
         unpack(path)
-    assert type(caught.value).__module__ == "posemesh.errors"
+
+
+def test_directories_count(tmp_path: Path) -> None:
+    """Sixty-four for each of ten thousand entries were made, and cost nothing."""
+    path = packed(tmp_path / "a.zip", *((f"{number}/" + "d/" * 9, b"") for number in range(1001)))
+    with pytest.raises(BadInput, match="more than 10000 files and directories"):
+        unpack(path)
+    small = packed(tmp_path / "b.zip", ("b/c/", b""))
+    for number, missing in enumerate((1, 0)):
+        budget = Budget(2 * DIRECTORY_BYTES - missing, take=lambda size: None, check=lambda: None)
+        with pytest.raises(BadInput, match="more than is allowed") if missing else nullcontext():
+            extract(small, tmp_path / str(number), budget)
+
+
+def test_several_archives_share_a_budget(tmp_path: Path) -> None:
+    budget = Budget(10, take=lambda size: None, check=lambda: None, entries=3)
+    path = packed(tmp_path / "a.zip", ("a", b"12345"), ("b", b""))
+    extract(path, tmp_path / "1", budget)
+    assert (budget.bytes, budget.entries) == (5, 1)
+    with pytest.raises(BadInput, match="files and directories"):
+        extract(path, tmp_path / "2", budget)
+
+
+NAMED_ILL = [
+    ("a", "a"),
+    ("a", "a/b"),
+    ("a/b", "a"),
+    ("a", "a/b/c"),
+    ("a", "a/"),
+    ("b/" * 60 + "b", "/".join(["n" * 255] * 17)),
+]
+
+
+@pytest.mark.parametrize("names", NAMED_ILL)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_that_cannot_be_beside_each_other_or_at_all(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """What the archive is to blame for was told as a fault of the disk."""
+    path = packed(tmp_path / "a.zip", *((name, b"x") for name in names))
+    with pytest.raises(BadInput, match="cannot be made beside the others"):
+        unpack(path)
+
+
+def test_a_disk_that_fails_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Path, *given: object, **more: object) -> None:
+        raise OSError(errno.EIO, "no good")
+
+    path = packed(tmp_path / "a.zip", ("a/b", b"x"))
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(StorageError, match="no good") as caught:
+        unpack(path)
+    assert type(caught.value) is StorageError
+
+
+class Stopped(Exception):
+    """Raised by a check."""
+
+
+@pytest.mark.parametrize("entries", [("a/", "b/", "c/"), ("a", "b", "c")])
+def test_a_stop_is_met_at_entries_without_bytes(tmp_path: Path, entries: tuple[str, ...]) -> None:
+    """Only bytes were checked, so that ten thousand empty files were made for a task that had ended."""
+    path = packed(tmp_path / "a.zip", *((name, b"") for name in entries))
+
+    def check() -> None:
+        if (tmp_path / "target" / "a").exists():
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        unpack(path, check=check)
+    assert [each.name for each in (tmp_path / "target").iterdir()] == ["a"]
+
+
+def test_a_stop_is_met_within_bytes_that_unpack_to_nothing(tmp_path: Path) -> None:
+    """Gigabytes may be read before there is a piece to write."""
+    nothing = b"\x00\x00\x00\xff\xff" * 10**6 + b"\x01\x00\x00\xff\xff"
+    content = local(b"a", method=8, packed=len(nothing), size=1) + nothing
+    path = tmp_path / "a.zip"
+    path.write_bytes(listed(entry(b"a", method=8, packed=len(nothing), size=1), content=content))
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += (tmp_path / "target" / "a").exists()
+        if checks > 10:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        unpack(path, check=check)
+
+
+@pytest.mark.parametrize(("entries", "fine"), [(1, True), (3, False)])
+def test_entries_that_share_their_bytes_are_not_read_without_end(tmp_path: Path, entries: int, fine: bool) -> None:
+    """Ten thousand of them, each the same gigabytes that unpack to nothing, would keep a thread busy for days."""
+    names = [str(number).encode() for number in range(entries)]
+    shared, listing = bytes(200_000), b""
+    for at, name in reversed(list(enumerate(names))):
+        check, size = zlib.crc32(shared), len(shared)
+        listing = entry(name, at=31 * at, packed=size, size=size, check=check) + listing
+        shared = local(name, packed=size, size=size, check=check) + shared
+    path = tmp_path / "a.zip"
+    path.write_bytes(listed(listing, content=shared))
+    if fine:
+        assert unpack(path) == [("0", bytes(200_000))]
+    else:
+        with pytest.raises(BadInput, match="share their bytes"):
+            unpack(path)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_what_is_damaged_is_unpacked_or_refused(changes: list[tuple[int, int]], large: bool) -> None:
+    """Whatever an archive holds, its reader fails with BadInput and nothing else."""
+    with TemporaryDirectory(prefix="posemesh-test-") as name:
+        path = Path(name) / "a.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+            with opened.open("a/b", "w", force_zip64=large) as file:
+                file.write(b"content" * 10)
+            opened.writestr("c", b"x" * 50)
+        data = bytearray(path.read_bytes())
+        for at, value in changes:
+            data[at % len(data)] = value
+        path.write_bytes(data)
+        with suppress(BadInput):
+            unpack(path)
 
 
 def test_what_is_broken(tmp_path: Path) -> None:

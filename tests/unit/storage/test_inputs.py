@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import tracemalloc
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +15,11 @@ import pytest
 from aiohttp import web
 
 from posemesh.devnet import Devnet
-from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError
+from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError, TaskStopped
+from posemesh.shell.offload import InlineOffload
+from posemesh.storage.archive import DIRECTORY_BYTES, Budget
+from posemesh.storage.inputs import Inputs
+from posemesh.wire.multipart import Part
 
 from .rig import DOMAIN, ITEM, Rig, with_net, with_server
 
@@ -296,3 +304,134 @@ def test_an_archive_that_is_not_safe_leaves_nothing() -> None:
         assert not rig.files and rig.storage._workspace._used == 0
 
     with_net(test, input_bytes_max=10_000)
+
+
+def test_directories_of_an_archive_count_as_room() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        data = archive(**{"a/b/c": b"123", "d/": b"", "e": b""})
+        key = net.put_data("scan", "refined_scan_zip", data)
+        found = await rig.task.input.materialize_cid_with_meta(key, extract=True)
+        assert [path.read_bytes() for path in found.extracted_paths] == [b"123", b""]
+        assert rig.storage._workspace._used == len(data) + 3 + 3 * DIRECTORY_BYTES
+        with pytest.raises(DiskFull):
+            await rig.task.input.materialize_cid_with_meta(key, extract=True)
+        assert rig.storage._workspace._used == len(data) + 3 + 3 * DIRECTORY_BYTES
+
+    with_net(test, workspace_bytes_max=20_000)
+
+
+def test_archives_of_one_input_share_what_may_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of ten thousand archives could make ten thousand files."""
+    monkeypatch.setattr("posemesh.storage.inputs.Budget", partial(Budget, entries=5))
+    parts = [part(archive(a=b"", b=b""), name=f"n{number}") for number in range(3)]
+
+    async def test(rig: Rig) -> None:
+        with pytest.raises(BadInput, match="files and directories"):
+            await rig.task.input.materialize_cid_with_meta(ITEM, extract=True)
+        assert not rig.files
+
+    with_server(answering(*parts), test)
+
+
+class Slow(InlineOffload):
+    """A thread that begins late, and which, as any, no cancellation reaches."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.running = 0
+
+    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        async def run() -> Any:
+            self.begun.set()
+            self.running += 1
+            try:
+                await asyncio.sleep(5)
+                return function(*args, **kwargs)
+            finally:
+                self.running -= 1
+
+        return await asyncio.shield(asyncio.ensure_future(run()))
+
+
+async def extracting(rig: Rig, offload: Slow, net: Devnet) -> asyncio.Task[Any]:
+    """A task of user code that just unpacks an archive."""
+    key = net.put_data("scan", "refined_scan_zip", archive(**{"a/b/": b"", "c": b""}))
+    job = asyncio.ensure_future(rig.task.input.materialize_cid_with_meta(key, extract=True))
+    await offload.begun.wait()
+    return job
+
+
+@pytest.mark.parametrize("cancels", [1, 3])
+def test_a_cancelled_extraction_has_ended_when_its_caller_has(cancels: int) -> None:
+    """Its thread went on, and made the workspace again that was removed meanwhile."""
+    offload = Slow()
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        job = await extracting(rig, offload, net)
+        for _ in range(cancels):
+            job.cancel()
+            await asyncio.sleep(1)
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert not offload.running and rig.storage._workspace._used == 0
+        assert not list(rig.storage.workspace().iterdir())
+
+    with_net(test, offload=offload)
+
+
+def test_the_end_of_a_task_waits_for_what_still_unpacks() -> None:
+    offload = Slow()
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        job = await extracting(rig, offload, net)
+        workspace = rig.storage.workspace()
+        await rig.storage.close()
+        assert not workspace.exists()
+        with pytest.raises(TaskStopped):
+            await job
+        assert not offload.running and not workspace.exists()
+
+    with_net(test, offload=offload)
+
+
+def test_an_input_in_memory_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was copied at the end: two gigabytes of input were four of memory."""
+    size, piece = 32 * 2**20, bytes(2**20)
+
+    async def download(inputs: Inputs, cid: str, ref: object, receiver: Any, limit: int) -> list[Part]:
+        receiver.begin(found := Part(ITEM, "n", "t", size))
+        for _ in range(32):
+            receiver.write(piece)
+        return [found]
+
+    monkeypatch.setattr(Inputs, "_download", download)
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        tracemalloc.start()
+        try:
+            assert len(await rig.task.input.get_bytes_by_cid(ITEM)) == size
+            assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+        finally:
+            tracemalloc.stop()
+
+    with_net(test)
+
+
+def test_a_download_ends() -> None:
+    """What came after the last part was read without end."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "multipart/form-data; boundary=B"})
+        await response.prepare(request)
+        await response.write(part(b"x") + b"--B--\r\n")
+        for _ in range(200):
+            await response.write(b"epilogue" * 128)
+        return response
+
+    async def test(rig: Rig) -> None:
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput, match="around its parts"):
+                await call(ITEM)
+        assert not rig.files
+
+    with_server(answer, test)

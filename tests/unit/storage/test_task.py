@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from posemesh.devnet import Devnet
 from posemesh.errors import StorageError
-from posemesh.runners.port import FinishUpload, WriteUpload
+from posemesh.runners.port import FinishUpload, OpenUpload, WriteUpload
+from posemesh.storage.artifacts import Writer
 
 from .rig import Rig, with_net
 from .test_artifacts import IN_PARTS, LARGE
@@ -47,9 +50,37 @@ def test_the_client_is_named_by_what_is_kept() -> None:
     with_net(test, client_id=None)
 
 
-def test_nothing_is_kept_for_a_node_without_tasks() -> None:
+def test_nothing_is_kept_for_a_node_without_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     async def test(rig: Rig, net: Devnet) -> None:
         assert await rig.node.sweep() == 0
         assert not list(rig.state.iterdir())
+
+    with_net(test)
+
+
+def test_one_upload_that_cannot_be_ended_keeps_neither_the_others_nor_the_workspace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first failure ended the clean-up."""
+    ended = []
+    abort = Writer.abort
+
+    async def failing(writer: Writer) -> None:
+        await abort(writer)
+        ended.append(writer)
+        if len(ended) == 1:
+            raise OSError("no good")
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        for name in ("a", "b"):
+            number = await rig.storage.answer(OpenUpload(rel_path=name))
+            await rig.storage.answer(WriteUpload(upload=number, data=b"x"))
+        workspace = rig.storage.workspace()
+        monkeypatch.setattr(Writer, "abort", failing)
+        with pytest.raises(OSError, match="no good"):
+            await rig.storage.close()
+        assert len(ended) == 2 and not workspace.exists()
 
     with_net(test)
