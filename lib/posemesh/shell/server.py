@@ -1,4 +1,4 @@
-"""The node's own server: ``/health``, the registration callback, ``/ready`` and ``/status``."""
+"""The node's own server: ``/health``, the registration callback, ``/ready``, ``/status`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ NAME_CHARS_MAX = 100
 
 
 class Server:
-    """One node's. ``expect`` gives the future that a callback of that number is answered by."""
+    """One node's. ``expect`` gives the future that a callback of that number is answered by; ``metrics`` gives the
+    content type and the body of ``/metrics``.
+    """
 
     def __init__(
         self,
@@ -35,12 +37,14 @@ class Server:
         ready: Callable[[], bool],
         status: Callable[[], dict[str, Any]],
         expose_status: bool,
+        metrics: Callable[[], tuple[str, bytes]] | None = None,
     ) -> None:
         self._post = post
         self._expect = expect
         self._ready = ready
         self._status = status
         self._expose = expose_status
+        self._metrics = metrics
         self._numbers = itertools.count(1)
         self._runner: web.AppRunner | None = None
 
@@ -51,6 +55,7 @@ class Server:
         app.router.add_post("/internal/v1/registrations", self._callback)
         app.router.add_get("/ready", self._answer_ready)
         app.router.add_get("/status", self._answer_status)
+        app.router.add_get("/metrics", self._answer_metrics)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await self._runner.setup()
         try:
@@ -106,6 +111,15 @@ class Server:
     async def _answer_status(self, request: web.Request) -> web.Response:
         self._guard(request)
         return web.json_response(self._status(), dumps=lambda shown: scrub(json.dumps(shown)))
+
+    async def _answer_metrics(self, request: web.Request) -> web.Response:
+        self._guard(request)
+        if self._metrics is None:
+            raise web.HTTPNotFound(
+                text="this node counts nothing; pip install 'posemesh[prometheus]' and start it again"
+            )
+        content_type, body = self._metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     def _guard(self, request: web.Request) -> None:
         if not self._expose and not is_loopback(request.remote or ""):

@@ -26,7 +26,7 @@ GOOD = {"id": "abc123", "secret": "my-very-secret"}
 class Rig:
     """``answer`` is what the machine says to a callback, None for nothing."""
 
-    def __init__(self, *, expose: bool = False) -> None:
+    def __init__(self, *, expose: bool = False, metrics: Callable[[], tuple[str, bytes]] | None = None) -> None:
         self.posted: list[Any] = []
         self.ready = False
         self.answer: tuple[int, str] | None = (200, "")
@@ -38,6 +38,7 @@ class Rig:
             ready=lambda: self.ready,
             status=lambda: self.shown,
             expose_status=expose,
+            metrics=metrics,
         )
         self.url = ""
         self.http: aiohttp.ClientSession
@@ -219,8 +220,26 @@ def test_status_shows_no_secrets() -> None:
     with_server(test)
 
 
+def test_metrics_as_their_backend_writes_them() -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.http.get(rig.url + "/metrics") as reply:
+            assert (reply.status, await reply.read()) == (200, b"tasks 1\n")
+            assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+    with_server(test, metrics=lambda: ("text/plain; version=0.0.4; charset=utf-8", b"tasks 1\n"))
+
+
+def test_without_a_backend_the_answer_names_what_to_install() -> None:
+    async def test(rig: Rig) -> None:
+        status, body, _ = await rig.call("GET", "/metrics")
+        assert status == 404
+        assert b"pip install 'posemesh[prometheus]'" in body
+
+    with_server(test)
+
+
 @pytest.mark.parametrize("exposed", [False, True])
-@pytest.mark.parametrize("path", ["/ready", "/status"])
+@pytest.mark.parametrize("path", ["/ready", "/status", "/metrics"])
 def test_others_may_look_only_where_it_is_exposed(path: str, exposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(rig: Rig) -> None:
         monkeypatch.setattr(module, "is_loopback", lambda host: False)
@@ -230,7 +249,7 @@ def test_others_may_look_only_where_it_is_exposed(path: str, exposed: bool, monk
         assert exposed or b"EXPOSE_STATUS" in body
         assert (await rig.call("GET", "/health"))[0] == 200
 
-    with_server(test, expose=exposed)
+    with_server(test, expose=exposed, metrics=lambda: ("text/plain", b""))
 
 
 def test_a_port_that_is_taken() -> None:
