@@ -42,6 +42,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	bin/posemesh-node diagram --check
+	$(BIN)/python tools/contract.py --check
 
 format: $(VENV)/ready
 	$(BIN)/ruff format --quiet .

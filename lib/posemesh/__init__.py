@@ -41,23 +41,35 @@ if TYPE_CHECKING:
     from posemesh.errors import UploadFailed as UploadFailed
     from posemesh.errors import WireError as WireError
     from posemesh.node import Node as Node
+    from posemesh.runners.api import AccessTokenProvider as AccessTokenProvider
+    from posemesh.runners.api import ArtifactSink as ArtifactSink
+    from posemesh.runners.api import ControlPlane as ControlPlane
+    from posemesh.runners.api import InputSource as InputSource
+    from posemesh.runners.api import MaterializedInput as MaterializedInput
     from posemesh.runners.api import MultipartUpload as MultipartUpload
+    from posemesh.runners.api import Runner as Runner
+    from posemesh.runners.api import SyncRunner as SyncRunner
+    from posemesh.runners.api import SyncTaskContext as SyncTaskContext
     from posemesh.runners.api import TaskContext as TaskContext
-    from posemesh.runners.port import MaterializedInput as MaterializedInput
+    from posemesh.runners.api import TaskCtx as TaskCtx
     from posemesh.secret import Secret as Secret
     from posemesh.types import Artifact as Artifact
     from posemesh.types import LeaseEnvelope as LeaseEnvelope
     from posemesh.types import TaskSpec as TaskSpec
 
 __all__ = (
+    "AccessTokenProvider",
     "Artifact",
+    "ArtifactSink",
     "BadInput",
     "CallbackRefused",
     "ChallengeRefused",
     "ConfigError",
+    "ControlPlane",
     "DiskFull",
     "DuplicateRunner",
     "IllegalTransition",
+    "InputSource",
     "InvalidCid",
     "InvalidSpec",
     "LeaseEnvelope",
@@ -71,14 +83,18 @@ __all__ = (
     "NodeStopped",
     "PosemeshError",
     "RegistrationRefused",
+    "Runner",
     "RunnerError",
     "RunnerInternal",
     "RunnerIo",
     "Secret",
     "SignInRefused",
     "StorageError",
+    "SyncRunner",
+    "SyncTaskContext",
     "TargetError",
     "TaskContext",
+    "TaskCtx",
     "TaskSpec",
     "TaskStopped",
     "UndecodableLease",
@@ -92,14 +108,22 @@ __version__ = "0.1.0"
 
 # Where each public name lives; the errors are all in one module.
 _HOMES: Final = {
+    "AccessTokenProvider": "posemesh.runners.api",
     "Artifact": "posemesh.types",
+    "ArtifactSink": "posemesh.runners.api",
+    "ControlPlane": "posemesh.runners.api",
+    "InputSource": "posemesh.runners.api",
     "LeaseEnvelope": "posemesh.types",
-    "MaterializedInput": "posemesh.runners.port",
+    "MaterializedInput": "posemesh.runners.api",
     "MultipartUpload": "posemesh.runners.api",
     "Node": "posemesh.node",
     "NodeConfig": "posemesh.config",
+    "Runner": "posemesh.runners.api",
     "Secret": "posemesh.secret",
+    "SyncRunner": "posemesh.runners.api",
+    "SyncTaskContext": "posemesh.runners.api",
     "TaskContext": "posemesh.runners.api",
+    "TaskCtx": "posemesh.runners.api",
     "TaskSpec": "posemesh.types",
 }
 
