@@ -247,7 +247,7 @@ def test_storage_uses_the_newest_token(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [("fetch", 302), ("info", 307), ("create", 308), ("initiate", 307), ("part", 308), ("finish", 307)],
+    [("fetch", 307), ("info", 308), ("create", 302), ("initiate", 303), ("part", 303), ("finish", 302)],
 )
 def test_a_redirect_of_the_domain_server_gets_no_token(world: World, kind: str, status: int) -> None:
     net = world.net
