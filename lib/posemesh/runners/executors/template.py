@@ -13,6 +13,7 @@ __all__ = ("PLACES", "Template")
 PLACES: Final = ("capability", "input", "inputs", "outputs", "task", "task_id", "workspace")
 """The placeholders, beside ``{inputs[0]}``, ``{inputs[1]}`` and so on."""
 
+_BRACES: Final = "write {{ and }} for braces"
 _NUMBERED: Final = re.compile(r"inputs\[(0|[1-9][0-9]{0,3})\]")
 
 
@@ -49,7 +50,7 @@ def _pieces(number: int, argument: str) -> list[tuple[str, str | int | None]]:
     try:
         parsed = list(Formatter().parse(argument))
     except ValueError as error:
-        raise ValueError(f"{where} {argument!r}: {error}; write {{{{ and }}}} for braces") from None
+        raise ValueError(f"{where} {argument!r}: {error}; {_BRACES}") from None
     return [(text, _place(where, name, form, flag)) for text, name, form, flag in parsed]
 
 
@@ -57,13 +58,13 @@ def _place(where: str, name: str | None, form: str | None, flag: str | None) -> 
     if name is None:
         return None
     if form or flag:
-        raise ValueError(f"{where}: expected a bare placeholder, got one with a format; write {{{name}}}")
+        raise ValueError(f"{where}: expected a bare placeholder, got {{{name}}} with a format; {_BRACES}")
     numbered = _NUMBERED.fullmatch(name)
     if numbered:
         return int(numbered[1])
     if name not in PLACES:
         known = ", ".join(f"{{{place}}}" for place in (*PLACES, "inputs[0]"))
-        raise ValueError(f"{where}: no placeholder {{{name}}}; expected one of {known}; write {{{{ and }}}} for braces")
+        raise ValueError(f"{where}: no placeholder {{{name}}}; expected one of {known}; {_BRACES}")
     return 0 if name == "input" else name
 
 
