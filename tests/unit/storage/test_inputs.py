@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
 from aiohttp import web
 
-from posemesh.devnet import Devnet
+from posemesh.devnet import Devnet, DevnetConfig
 from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError, TaskStopped
-from posemesh.shell.offload import InlineOffload
+from posemesh.runners.port import Materialize
+from posemesh.shell.offload import HostOffload, InlineOffload
 from posemesh.storage.archive import DIRECTORY_BYTES, Budget
 from posemesh.storage.inputs import Inputs
+from posemesh.storage.task import NodeStorage
+from posemesh.testing import LoopClock
+from posemesh.types import LeaseEnvelope
 from posemesh.wire.multipart import Part
 
-from .rig import DOMAIN, ITEM, Rig, with_net, with_server
+from .rig import DOMAIN, ITEM, Holder, Rig, config, envelope, with_net, with_server
 
 
 def part(data: bytes, *, name: str = "n", data_type: str = "t", key: str = ITEM, size: object = None) -> bytes:
@@ -353,37 +360,62 @@ class Slow(InlineOffload):
         return await asyncio.shield(asyncio.ensure_future(run()))
 
 
-async def extracting(rig: Rig, offload: Slow, net: Devnet) -> asyncio.Task[Any]:
-    """A task of user code that just unpacks an archive."""
-    key = net.put_data("scan", "refined_scan_zip", archive(**{"a/b/": b"", "c": b""}))
-    job = asyncio.ensure_future(rig.task.input.materialize_cid_with_meta(key, extract=True))
-    await offload.begun.wait()
-    return job
+class Gate(Holder):
+    """Holds the thread that unpacks where it asks for the first time whether it may go on."""
+
+    def __init__(self, lease: LeaseEnvelope) -> None:
+        self.asked, self.go_on = threading.Semaphore(0), threading.Event()
+        self.times = 0
+        super().__init__(lease)
+
+    @property
+    def cancelled(self) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            self.times += 1
+            self.asked.release()
+            assert self.go_on.wait(60)
+        return False
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None: ...
 
 
 @pytest.mark.parametrize("cancels", [1, 3])
-def test_a_cancelled_extraction_has_ended_when_its_caller_has(cancels: int) -> None:
+def test_a_cancelled_extraction_has_ended_when_its_caller_has(tmp_path: Path, cancels: int) -> None:
     """Its thread went on, and made the workspace again that was removed meanwhile."""
-    offload = Slow()
 
-    async def test(rig: Rig, net: Devnet) -> None:
-        job = await extracting(rig, offload, net)
-        for _ in range(cancels):
-            job.cancel()
-            await asyncio.sleep(1)
-        with pytest.raises(asyncio.CancelledError):
-            await job
-        assert not offload.running and rig.storage._workspace._used == 0
-        assert not list(rig.storage.workspace().iterdir())
+    async def main() -> None:
+        async with Devnet(DevnetConfig(), clock=LoopClock(), rng=Random(1)) as net:
+            key = net.put_data("scan", "refined_scan_zip", archive(**{"a/b/": b"", "c": b"", "d": b""}))
+            gate = Gate(envelope(net.url, net.app_token(), UUID(net.domain_id)))
+            node = NodeStorage(config(state_dir=tmp_path), "0xabc", LoopClock(), HostOffload(), Random(1))
+            storage = node.task(gate)
+            job = asyncio.ensure_future(storage.answer(Materialize(cid=key, extract=True)))
+            assert await asyncio.to_thread(gate.asked.acquire, timeout=60)
+            for _ in range(cancels):
+                job.cancel()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert not job.done()
+            gate.go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await job
+            assert gate.times == 1, "it ends where it is asked"
+            assert not list(storage.workspace().iterdir()) and storage._workspace._used == 0
+            await storage.close()
+            await node.close()
 
-    with_net(test, offload=offload)
+    asyncio.run(main())
+    assert not list(tmp_path.glob("work/*"))
 
 
 def test_the_end_of_a_task_waits_for_what_still_unpacks() -> None:
     offload = Slow()
 
     async def test(rig: Rig, net: Devnet) -> None:
-        job = await extracting(rig, offload, net)
+        key = net.put_data("scan", "refined_scan_zip", archive(**{"a/b/": b"", "c": b""}))
+        job = asyncio.ensure_future(rig.task.input.materialize_cid_with_meta(key, extract=True))
+        await offload.begun.wait()
         workspace = rig.storage.workspace()
         await rig.storage.close()
         assert not workspace.exists()
