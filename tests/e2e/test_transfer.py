@@ -140,6 +140,56 @@ def test_a_full_disk_is_reported_and_the_workspace_cleaned(tmp_path: Path, put: 
     with_node(runner, test, tmp_path, settings={"WORKSPACE_BYTES_MAX": "1000"})
 
 
+@pytest.mark.parametrize("end", ["shutdown", "cancelled", "lost"])
+def test_a_stop_leaves_no_upload_open_and_asks_for_nothing_under_a_lost_lease(tmp_path: Path, end: str) -> None:
+    stopped = []
+
+    async def runner(task: Any) -> None:
+        try:
+            async with task.output.open_multipart("out.bin") as part:
+                await part.write(bytes(4 * MB))
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(1)  # the session does not wait for it
+            raise
+
+    async def main() -> None:
+        limits = {"request_max_bytes": MB, "part_size_bytes": MB}
+        async with Devnet(DevnetConfig(**limits), clock=LoopClock(), rng=Random(1)) as net:
+            env = net.node_settings() | {"STATE_DIR": str(tmp_path / "state")}
+            node = Node(NodeConfig.from_env(env), clock=LoopClock())
+            node._offload = InlineOffload
+            node.runner(CAPABILITY)(runner)
+            job = net.submit(CAPABILITY, max_attempts=1)
+
+            async def gone(request: web.Request) -> web.StreamResponse | None:
+                return web.Response(status=404) if request.path.endswith("/heartbeat") else None
+
+            async with node:
+                async with asyncio.timeout(600):
+                    while not net._uploads._sessions:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                    if end == "cancelled":
+                        net.jobs.cancel(job, net.clock.wall())
+                    elif end == "lost":
+                        net.faults = gone
+                    else:
+                        await node.stop(0)
+                    while not stopped:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                    await asyncio.sleep(3)
+            aborts = [(one.at, one.status) for one in net.requests if one.method == "DELETE"]
+            assert len(aborts) == (0 if end == "lost" else 1)
+            if end == "shutdown":
+                assert not net._uploads._sessions and net.jobs.tasks_of(job)[0].state == "failed"
+            assert all(at - stopped[0] < 0.5 for at, _ in aborts)
+            assert net.violations == []
+
+    run_virtual(main(), limit=3600)
+    assert not list((tmp_path / "state").glob("work/*"))
+
+
 NODE = """
 import asyncio
 from pathlib import Path

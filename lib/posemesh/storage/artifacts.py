@@ -221,23 +221,24 @@ class Artifacts:
 
     async def see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work`` to its end, whatever cancels the caller. :meth:`close` waits for it."""
-        job = asyncio.ensure_future(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        await asyncio.shield(job)
+        await asyncio.shield(self._begun(work))
 
     def stop(self) -> None:
         """The task was told to stop: no upload of it is finished any more, so its sessions are aborted at once."""
-        for session in tuple(self._sessions):
-            job = asyncio.ensure_future(self.end(session))
-            self._jobs.add(job)
-            job.add_done_callback(self._jobs.discard)
+        for session in self._sessions:
+            self._begun(self.end(session))
 
     async def close(self) -> None:
         """Abort what is unfinished, and wait for it."""
         self.stop()
         while self._jobs:
             await asyncio.wait(tuple(self._jobs))
+
+    def _begun(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        job = asyncio.ensure_future(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return job
 
     # -- a size that is not known
 
@@ -296,8 +297,8 @@ class Writer:
             try:
                 for at in range(0, len(data), WRITE_BYTES_MAX):
                     await self._append(memoryview(data)[at : at + WRITE_BYTES_MAX])
-            except BaseException:
-                self._over = self._over or "an earlier write failed"
+            except BaseException as error:
+                self._over = self._over or f"an earlier write failed: {str(error) or 'it was cut short'}"
                 raise
 
     async def _append(self, piece: memoryview) -> None:

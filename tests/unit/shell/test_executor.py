@@ -260,7 +260,8 @@ def test_a_runner_is_stopped_and_given_new_terms() -> None:
             tokens.append(await task.access_token.get())
             await asyncio.Event().wait()
 
-        rig = Rig(runners={"/a/v1": run})
+        hosts: list[Any] = []
+        rig = Rig(runners={"/a/v1": run}, storage=lambda host: hosts.append(host) or NoStorage())
         rig.executor.execute(StartRunner(lease=1, envelope=ENVELOPE))
         await asyncio.sleep(1)
         renewed = LeaseEnvelope(task=ENVELOPE.task, access_token=Secret("t2"))
@@ -269,6 +270,7 @@ def test_a_runner_is_stopped_and_given_new_terms() -> None:
         assert tokens == ["t1", "t2"]
         event = await rig.answer(StopRunner(lease=1, reason="cancelled"))
         assert isinstance(event, RunnerFailed) and event.code == "cancelled"
+        assert [host.stop_reason for host in hosts] == ["cancelled"]
 
     virtually(test)
 

@@ -32,6 +32,7 @@ class Store:
     def __init__(self) -> None:
         self.puts: list[tuple[str, Any]] = []
         self.closed = False
+        self.stops = 0
         self.cancelled: list[str] = []
 
     @property
@@ -55,7 +56,8 @@ class Store:
     def workspace(self) -> Path:
         return Path("/workspace/of/the/task")
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        self.stops += 1
 
     async def close(self) -> None:
         assert not self.closed
@@ -337,11 +339,13 @@ def test_a_task_that_is_told_to_stop() -> None:
         running = asyncio.ensure_future(rig.host.run(work))
         for _ in range(3):
             await asyncio.sleep(0)
-        rig.host.stop()
+        rig.host.stop("lost")
+        assert rig.store.stops == 1, "at once: user code may take its time"
         event = await running
         assert (event.code, seen) == ("cancelled", [True])
         assert rig.store.puts == []
         rig.host.stop()
+        assert rig.host.stop_reason == "lost"
 
     asyncio.run(main())
 

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from aiohttp import web
 
 from posemesh.devnet import Devnet
 from posemesh.errors import DiskFull, UploadFailed
+from posemesh.testing.clock import EPOCH
 
 from .rig import TASK, Rig, with_net, with_server
 
 KB, MB = 1024, 1024 * 1024
 #: A server that takes 1 MB in a request and parts of 300 KB.
 IN_PARTS = {"request_max_bytes": MB, "part_size_bytes": 300 * KB}
-LARGE = os.urandom(64 * KB) * 24  # 1.5 MB, five parts
+LARGE = os.urandom(64 * KB) * 24  # 1.5 MB, six parts
 
 
 def methods(net: Devnet) -> list[str]:
@@ -118,7 +121,7 @@ def test_any_reply_may_be_lost_once(put: Put, data: bytes, server: dict[str, Any
 @PUTS
 @pytest.mark.parametrize("status", [400, 403, 500])
 def test_a_failure_at_each_step_is_told_and_aborts_the_session(put: Put, status: int) -> None:
-    for failing in range(7):  # initiate, five parts, complete
+    for failing in range(8):  # initiate, six parts, complete
 
         async def test(rig: Rig, net: Devnet, failing: int = failing) -> None:
             async def fail(request: web.Request) -> web.StreamResponse | None:
@@ -254,6 +257,79 @@ def test_an_item_is_updated_by_its_id() -> None:
             await rig.task.output.put_domain_artifact("m", b"", data_id=str(TASK))
 
     with_net(test, net=IN_PARTS)
+
+
+@PUTS
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_an_artifact_that_somebody_removed_is_made_anew(put: Put, data: bytes) -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        key = await put(rig, data)
+        net.domain.items.clear()
+        again = await put(rig, data + b"again")
+        assert again != key and net.get_data(again) == data + b"again"
+        assert [artifact.id for artifact in rig.storage.artifacts] == [again]
+
+    with_net(test, net=IN_PARTS)
+
+
+def test_an_item_that_is_gone_is_no_sign_that_there_are_no_sessions() -> None:
+    """For a minute the server was taken for one without, and large artifacts went in requests that it refused."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        with pytest.raises(UploadFailed, match="is gone") as caught:
+            await rig.task.output.put_domain_artifact("m", LARGE, data_id=str(TASK))
+        assert caught.value.status == 404
+        assert net.get_data(await put_bytes(rig, LARGE)) == LARGE
+        assert methods(net)[2:] == ["GET data", "POST multipart"] + ["PUT multipart"] * 6 + ["POST multipart"]
+
+    with_net(test, net=IN_PARTS)
+
+
+def test_an_update_on_a_server_without_sessions() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def none(request: web.Request) -> web.StreamResponse | None:
+            if request.path.endswith("/info"):
+                return web.json_response({"upload": {"request_max_bytes": MB, "multipart": {"enabled": True}}})
+            return web.Response(status=404) if request.path.endswith("/multipart") else None
+
+        net.faults = none
+        key = net.put_data("model", "mesh", b"old")
+        for _ in range(2):
+            assert await rig.task.output.put_domain_artifact("m", LARGE, data_id=key) == key
+        assert net.get_data(key) == LARGE
+        assert methods(net) == ["GET info", "POST multipart", "GET data", "PUT data", "PUT data"]
+
+    with_net(test)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_what_an_earlier_attempt_left_is_not_taken_for_what_was_sent(old: bool) -> None:
+    """Whatever the server's clock said before: the look-up's own answer tells its time."""
+    off = 7200.0
+    seen = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        now = EPOCH + asyncio.get_running_loop().time() + off
+        response: web.Response = web.Response(text="garbage")
+        if request.method == "GET":
+            at = datetime.fromtimestamp(now - (60 if old else 1), UTC).isoformat()
+            item = {"id": "d", "domain_id": "d", "name": f"a_bin_{TASK}", "data_type": "bin_data", "size": 4}
+            response = web.json_response({"data": [item | {"created_at": at, "updated_at": at}]})
+        # Only the look-up tells the time as it is there.
+        response.headers["Date"] = formatdate(now if request.method == "GET" else now - 86_000, usegmt=True)
+        return response
+
+    async def test(rig: Rig) -> None:
+        for _ in range(2):
+            if old:
+                with pytest.raises(UploadFailed):
+                    await put_bytes(rig, b"data")
+            else:
+                assert await put_bytes(rig, b"data") == "d"
+        assert "GET" in seen
+
+    with_server(answer, test)
 
 
 def test_artifacts_are_listed_in_the_order_of_the_puts() -> None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from aiohttp import web
 from posemesh.devnet import Devnet
 from posemesh.errors import StorageError, TaskStopped
 from posemesh.secret import Secret
-from posemesh.storage.client import RETRIES_MAX, ROTATION_SECS
+from posemesh.storage.client import INFO_WAIT_SECS, RETRIES_MAX, ROTATION_SECS, TIME_SECS, InfoCache
 from posemesh.testing.clock import EPOCH
 
 from .rig import ITEM, Rig, envelope, with_net, with_server
@@ -117,18 +118,125 @@ def test_an_expired_token_is_not_sent() -> None:
 
 
 def test_what_has_expired_by_a_wrong_clock_alone_is_sent() -> None:
-    from email.utils import formatdate
-
     async def answer(request: web.Request) -> web.Response:
-        response = web.Response(status=404) if request.path.endswith("/info") else multipart(part(b"x"))
-        response.headers["Date"] = formatdate(EPOCH - 7200, usegmt=True)
-        return response
+        return dated(request, -7200.0)
 
     async def test(rig: Rig) -> None:
         renew(rig, "t", access_token_expires_at=datetime.fromtimestamp(EPOCH - 3600, UTC))
         assert await get(rig) == b"x"
 
     with_server(answer, test)
+
+
+def dated(request: web.Request, off: float) -> web.Response:
+    """An answer of a server whose clock is ``off`` by so many seconds."""
+    response = web.Response(status=404) if request.path.endswith("/info") else multipart(part(b"x"))
+    response.headers["Date"] = formatdate(EPOCH + asyncio.get_running_loop().time() + off, usegmt=True)
+    return response
+
+
+@pytest.mark.parametrize("off", [6.0, 7200.0, 20 * 365 * 86400.0])
+def test_one_wrong_date_holds_up_nothing(off: float) -> None:
+    """It did, for the life of the process: no answer could correct it, as nothing was sent any more."""
+    dates = iter((off,))
+
+    async def answer(request: web.Request) -> web.Response:
+        return dated(request, next(dates, 0.0))
+
+    async def test(rig: Rig) -> None:
+        renew(rig, "t", access_token_expires_at=datetime.fromtimestamp(EPOCH + 5, UTC))
+        assert await get(rig) == b"x"
+        assert await get(rig) == b"x"
+        assert asyncio.get_running_loop().time() < 1
+
+    with_server(answer, test)
+
+
+@pytest.mark.parametrize("off", [7200.0, -7200.0])
+def test_a_server_whose_clock_differs_is_followed(off: float) -> None:
+    """A token in its last moments is not sent, by the clock of the server that is to judge it."""
+    tokens = []
+
+    async def answer(request: web.Request) -> web.Response:
+        tokens.append(request.headers.get("Authorization"))
+        return dated(request, off)
+
+    async def test(rig: Rig) -> None:
+        renew(rig, "t", access_token_expires_at=datetime.fromtimestamp(EPOCH + off + 10, UTC))
+        assert await get(rig) == b"x"
+        del tokens[:]
+        await asyncio.sleep(11)
+        with pytest.raises(StorageError, match="expired"):
+            await get(rig)
+        assert tokens == [None]
+
+    with_server(answer, test)
+
+
+@pytest.mark.parametrize("off", [20 * 365 * 86400.0, -20 * 365 * 86400.0])
+def test_clocks_that_are_years_apart_leave_the_token_to_the_server(off: float) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return dated(request, off)
+
+    async def test(rig: Rig) -> None:
+        renew(rig, "t", access_token_expires_at=datetime.fromtimestamp(EPOCH + min(off, 0.0) + 60, UTC))
+        for _ in range(3):
+            assert await get(rig) == b"x"
+        assert asyncio.get_running_loop().time() < 1
+        await asyncio.sleep(61)
+        with pytest.raises(StorageError, match="expired"):
+            await get(rig)
+
+    with_server(answer, test)
+
+
+def test_what_a_server_says_of_the_time_is_forgotten() -> None:
+    infos = InfoCache()
+    assert infos.ahead("a", 0.0) == 0.0
+    infos.put_ahead("a", 7200.0, 0.0)
+    assert infos.ahead("a", TIME_SECS - 1) == 7200.0 and infos.ahead("b", 0.0) == 0.0
+    assert infos.ahead("a", TIME_SECS) == 0.0
+
+
+def test_a_token_revoked_before_any_one_request_of_a_session() -> None:
+    async def count(rig: Rig, net: Devnet) -> None:
+        await open_multipart(rig, LARGE)
+        counted.append(len(net.requests))
+
+    counted: list[int] = []
+    with_net(count, net=IN_PARTS)
+    for revoked in range(counted[0]):
+
+        async def test(rig: Rig, net: Devnet, revoked: int = revoked) -> None:
+            seen = 0
+
+            async def revoke(request: web.Request) -> web.StreamResponse | None:
+                nonlocal seen
+                seen += 1
+                if seen == revoked + 1:
+                    net.revoke_tokens("app")
+                    asyncio.get_running_loop().call_later(1.0, lambda: renew(rig, net.app_token()))
+                return None
+
+            net.faults = revoke
+            assert net.get_data(await open_multipart(rig, LARGE)) == LARGE and len(net.domain.items) == 1
+
+        with_net(test, net=IN_PARTS)
+
+
+def test_info_that_hangs_holds_up_an_upload_briefly() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def hang(request: web.Request) -> web.StreamResponse | None:
+            if request.path.endswith("/info"):
+                await asyncio.sleep(1000)
+            return None
+
+        net.faults = hang
+        began = asyncio.get_running_loop().time()
+        assert net.get_data(await put_bytes(rig, LARGE)) == LARGE
+        assert asyncio.get_running_loop().time() - began < INFO_WAIT_SECS + 1
+
+    with_net(test)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])

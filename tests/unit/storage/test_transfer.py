@@ -71,6 +71,11 @@ def test_what_fails_at_this_end_is_remembered(tmp_path: Path) -> None:
     async def main() -> None:
         with FileContent(tmp_path / "file", "upload") as file:
             body = Outgoing(file)
+            with pytest.raises(UploadFailed, match="cannot be read"):
+                closed = FileContent(tmp_path / "file", "upload")
+                closed.close()
+                closed.close()
+                closed.read(0, 1)
             with pytest.raises(TaskStopped):
                 await whole(body.pieces(stopped))
             assert isinstance(body.failure, TaskStopped)

@@ -13,6 +13,7 @@ from posemesh.wire.uploads import (
     decode_finished,
     decode_info,
     decode_initiated,
+    decode_stored,
     finish_body,
     info_url,
     initiate_body,
@@ -22,6 +23,9 @@ from posemesh.wire.uploads import (
 )
 
 BASE = "https://d.example/prefix/"
+ITEM = {"id": "d", "domain_id": "D", "name": "n", "data_type": "t", "size": 1} | dict.fromkeys(
+    ("created_at", "updated_at"), "2026-01-01T00:00:00Z"
+)
 DATA = "https://d.example/prefix/api/v1/domains/D/data/multipart"
 
 
@@ -68,10 +72,28 @@ def test_answers() -> None:
     assert decode_initiated(b'{"upload_id": "u", "part_size": 5, "data_id": "d"}') == ("u", 5)
     assert decode_etag(b'{"etag": "e"}') == "e"
     assert decode_finished(b'{"id": "d", "name": 7}') == "d"
+    assert decode_etag(b'{"etag": ""}') == ""
+    assert decode_stored(json.dumps({"data": [ITEM, ITEM | {"id": "e"}]}).encode()) == "d"
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"upload_id": "", "part_size": 1, "id": "", "etag": 5}'])
 def test_answers_that_are_none(body: bytes) -> None:
-    for decode in (decode_initiated, decode_etag, decode_finished):
+    for decode in (decode_initiated, decode_etag, decode_finished, decode_stored):
         with pytest.raises(WireError):
             decode(body)
+
+
+@pytest.mark.parametrize("size", [0, 1025])
+def test_names_without_bounds_are_refused(size: int) -> None:
+    """Ten thousand etags of some megabytes each were kept until the session's end."""
+    name = "x" * size
+    answers = [
+        (decode_initiated, {"upload_id": name, "part_size": 1}),
+        (decode_finished, {"id": name}),
+        (decode_stored, {"data": [ITEM | {"id": name}]}),
+        (decode_stored, {"data": []}),
+        (decode_etag, {"etag": name or None}),
+    ]
+    for decode, answer in answers:
+        with pytest.raises(WireError):
+            decode(json.dumps(answer).encode())
