@@ -7,6 +7,8 @@ async def main():
             await asyncio.sleep(86_400)
 
 run_virtual(main())                          # a day of a node, in about a second
+
+One task of a runner, without a node: ``run_runner(my_runner, inputs={"cid": b"..."})``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 from posemesh.testing.clock import EPOCH, LoopClock, ManualClock
 from posemesh.testing.faults import FaultPlan
 from posemesh.testing.loop import Deadlock, VirtualLoop, run_virtual
+from posemesh.testing.runner import RunOutcome, RunResult, run_runner
 from posemesh.testing.simulation import simulated
 
 __all__ = (
@@ -22,7 +25,10 @@ __all__ = (
     "FaultPlan",
     "LoopClock",
     "ManualClock",
+    "RunOutcome",
+    "RunResult",
     "VirtualLoop",
+    "run_runner",
     "run_virtual",
     "simulated",
 )
