@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from random import Random
 from types import ModuleType
 from typing import Any
 from uuid import UUID
 
 import posemesh.events as events
+from posemesh.capacity import Capacity
 from posemesh.commands import Command
 from posemesh.config import NodeConfig
 from posemesh.engine import Engine
@@ -81,7 +82,6 @@ _VALUES: Mapping[str, Any] = {
     "done": 1,
     "total": 2,
 }
-_OPTIONAL = {"lease", "lasting", "at_verify", "retry_after", "artifacts", "details"}
 
 EVENTS: tuple[type[Event], ...] = tuple(
     kind for name in events.__all__ if isinstance(kind := getattr(events, name), type) and issubclass(kind, Event)
@@ -90,7 +90,8 @@ EVENTS: tuple[type[Event], ...] = tuple(
 
 def sample(kind: type[Event]) -> Event:
     """Some event of that class."""
-    return kind(**{field.name: _VALUES[field.name] for field in fields(kind) if field.name not in _OPTIONAL})
+    needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
+    return kind(**{name: _VALUES[name] for name in needed})
 
 
 def events_of(machine: str) -> list[type[Event]]:
@@ -111,7 +112,9 @@ def snapshot(subject: Subject) -> dict[str, Any]:
 
 
 class Bench:
-    """One machine and the time. ``taken`` collects the rows of its table that were taken, by index and state."""
+    """One machine and the time. ``taken`` collects the rows of its table that were taken, by index and state;
+    ``room`` is what a lease is told that asks for it.
+    """
 
     taken: dict[str, set[tuple[int, str]]] = {}
 
@@ -119,7 +122,7 @@ class Bench:
         self.module, self.machine = module, module.MACHINE
         self.config = settings or config()
         self.subject = self.machine.subject(**data)
-        self.rng, self.now = Random(seed), 1000.0
+        self.rng, self.now, self.room = Random(seed), 1000.0, True
         self.moved: list[Moved] = []
 
     @property
@@ -127,7 +130,7 @@ class Bench:
         return self.subject.state
 
     def step(self, event: Event) -> Step[Event]:
-        return Step(event, self.now, self.rng, self.config, frozenset({CAPABILITY}))
+        return Step(event, self.now, self.rng, self.config, frozenset({CAPABILITY}), lambda lease: self.room)
 
     def row(self, event: Event) -> tuple[int, Edge]:
         """The row that has to be taken: the first of its cell whose condition holds."""
@@ -232,8 +235,15 @@ def sweep(reach: Mapping[Any, Callable[[], Bench]]) -> None:
 class Stage:
     """An engine and the time. Every step's invariants are looked at."""
 
-    def __init__(self, *, seed: int = 0, **settings: Any) -> None:
-        self.engine = Engine(config(**settings), {CAPABILITY}, Random(seed))
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        capabilities: Iterable[str] = (CAPABILITY,),
+        capacity: Capacity | None = None,
+        **settings: Any,
+    ) -> None:
+        self.engine = Engine(config(**settings), capabilities, Random(seed), capacity=capacity)
         self.now = 1000.0
 
     def __call__(self, *all_events: Event) -> list[Command]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import ClassVar, Self
 
 from posemesh.errors import NodeStartError
@@ -29,6 +30,7 @@ from posemesh.events import (
     SignedIn,
     SignInFailed,
 )
+from posemesh.outcomes import FailureCode
 from posemesh.secret import Secret
 from posemesh.types import JSON, LeaseEnvelope, Outcome
 
@@ -48,11 +50,29 @@ __all__ = (
     "SettleOutcome",
     "SignIn",
     "StartRunner",
+    "StopReason",
     "StopRunner",
     "StoreSecret",
     "UpdateLease",
     "Warn",
 )
+
+
+class StopReason(StrEnum):
+    """Why user code was told to stop, weakest first: a later, stronger one takes the place of a weaker."""
+
+    SHUTDOWN = "shutdown"
+    EXPIRED = "expired"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+    def outweighs(self, other: StopReason | None) -> bool:
+        """Whether it takes the place of ``other``."""
+        return other is None or _STRENGTH.index(self) > _STRENGTH.index(other)
+
+
+_STRENGTH = tuple(StopReason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +145,10 @@ class SignIn(Answered):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Authorized):
-    """``GET /tasks``."""
+    """``GET /tasks``: any task of this node's, or only one of that ``capability``."""
 
     answers: ClassVar = (LeaseOffered, LeaseUnreadable, NoWork, AskFailed)
+    capability: str | None = None
 
     def failed(self, failure: Failure) -> Event:
         return AskFailed(failure=failure)
@@ -194,14 +215,15 @@ class SettleOutcome(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRunner(Answered):
-    """Set the task up and run user code for it."""
+    """Set the task up and run user code for it, by the runner of that name; ``""`` is that of the capability."""
 
     answers: ClassVar = (RunnerFinished, RunnerFailed)
     lease: LeaseId
     envelope: LeaseEnvelope
+    runner: str = ""
 
     def failed(self, failure: Failure) -> Event:
-        return RunnerFailed(lease=self.lease, code="setup_failed", message=failure.message)
+        return RunnerFailed(lease=self.lease, code=FailureCode.SETUP_FAILED, message=failure.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +231,7 @@ class StopRunner(Command):
     """Tell user code to stop. Its end is the answer to StartRunner."""
 
     lease: LeaseId
-    reason: str
+    reason: StopReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

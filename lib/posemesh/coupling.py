@@ -7,6 +7,7 @@ one wins. The order is part of the meaning:
 
 * a cancellation in a heartbeat's answer comes before the news that the first heartbeat is settled, so that nothing
   starts;
+* all that ends a lease comes before its turn for a runner;
 * a stopping node's word comes before the first heartbeat, so that none is sent for a task that is given back;
 * a withdrawn outcome comes before a settled flush, so that a cancelled task is not reported complete;
 * the poller hears last what the node holds, when an outcome that was just committed has become a delivery.
@@ -15,10 +16,12 @@ one wins. The order is part of the meaning:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
+from posemesh.capacity import Claims
+from posemesh.commands import StopReason
 from posemesh.events import (
     CensusTaken,
     Emptied,
@@ -34,6 +37,8 @@ from posemesh.events import (
     OutcomeReady,
     OutcomeWithdrawn,
     RearmNoted,
+    RoomDenied,
+    RoomFound,
     RunnerAbandoned,
     SignInWanted,
     TokenRejected,
@@ -43,25 +48,27 @@ from posemesh.events import (
 from posemesh.machines._kernel import State
 from posemesh.machines.auth import Auth, AuthState
 from posemesh.machines.delivery import UNDELIVERED, Delivery, DeliveryState
-from posemesh.machines.lease import Lease, LeaseState, StopReason
+from posemesh.machines.lease import Lease, LeaseState
 from posemesh.machines.poller import Poller, PollerState
 from posemesh.machines.registration import Registration, RegistrationState
 from posemesh.machines.session import Flush, Session, SessionState
 
 __all__ = ("LAST_RULES", "LEASE_RULES", "NODE_RULES", "Census", "Joint", "Rule", "concerns_auth", "first_that_holds")
 
-Census: TypeAlias = tuple[int, int, int, int, int]
-"""busy, backlog, settling, ran, unran: the fields of CensusTaken."""
+Census: TypeAlias = tuple[int, int, int, int, int, int | None, tuple[str, ...] | None]
+"""busy, backlog, settling, ran, unran, spare, with_room: the fields of CensusTaken."""
 
 
 @dataclass(slots=True)
 class Joint:
-    """The machines of a node, and those of one lease where a lease is looked at."""
+    """The machines of a node, and those of one lease where a lease is looked at; the ``claims`` of all of them."""
 
     registration: Registration
     auth: Auth
     poller: Poller
-    census: Census = (0, 0, 0, 0, 0)
+    census: Census = (0, 0, 0, 0, 0, None, None)
+    claims: Claims = field(default_factory=Claims)
+    now: float = 0.0
     lease: Lease | None = None
     session: Session | None = None
     delivery: Delivery | None = None
@@ -129,12 +136,14 @@ def _renewed(joint: Joint) -> Event:
 
 def _poller_census(joint: Joint) -> Census:
     poller = joint.poller
-    return poller.busy, poller.backlog, poller.settling, poller.ran, poller.unran
+    return poller.busy, poller.backlog, poller.settling, poller.ran, poller.unran, poller.spare, poller.with_room
 
 
 def _census(joint: Joint) -> Event:
-    busy, backlog, settling, ran, unran = joint.census
-    return CensusTaken(busy=busy, backlog=backlog, settling=settling, ran=ran, unran=unran)
+    busy, backlog, settling, ran, unran, spare, with_room = joint.census
+    return CensusTaken(
+        busy=busy, backlog=backlog, settling=settling, ran=ran, unran=unran, spare=spare, with_room=with_room
+    )
 
 
 def _holds_nothing(joint: Joint) -> bool:
@@ -162,16 +171,33 @@ def _outcome(joint: Joint) -> Event:
     return OutcomeReady(lease=joint.lease.key, outcome=joint.lease.outcome)
 
 
-def _not_told(*reasons: StopReason) -> Callable[[Joint], bool]:
-    return lambda joint: joint.lease is not None and joint.lease.stop not in reasons
+def _news(reason: StopReason) -> Callable[[Joint], bool]:
+    return lambda joint: joint.lease is not None and reason.outweighs(joint.lease.stop)
 
 
 def _lost(joint: Joint) -> Event:
     return LeaseLost(lease=_key(joint), expired=joint.session is not None and joint.session.expired)
 
 
+def _loss_is_news(joint: Joint) -> bool:
+    expired = joint.session is not None and joint.session.expired
+    return _news(StopReason.EXPIRED if expired else StopReason.LOST)(joint)
+
+
+def _has_turn(joint: Joint) -> bool:
+    """Also where its time is over and nobody has looked, the turn is not its own."""
+    lasts = joint.session is not None and joint.session.left(joint.now) > 0
+    return lasts and joint.claims.has_room(_key(joint))
+
+
+def _is_stuck(joint: Joint) -> bool:
+    return joint.lease is not None and joint.lease.stuck
+
+
 _TOKEN = (AuthState.SIGNED_IN, AuthState.REFRESHING)
-_BEGUN = (LeaseState.ACCEPTED, LeaseState.PREPARING, LeaseState.RUNNING)
+_READY = (LeaseState.ACCEPTED, LeaseState.PREPARING, LeaseState.QUEUED)
+_BEGUN = (*_READY, LeaseState.RUNNING)
+_MAYBE_STUCK = (LeaseState.UNSTOPPABLE, LeaseState.FINISHING, LeaseState.SETTLED)
 _UNENDED = (*_BEGUN, LeaseState.STOPPING, LeaseState.UNSTOPPABLE)
 _KEPT = (SessionState.PENDING, SessionState.ALIVE, SessionState.TROUBLED)
 _DELIVERY_OVER = tuple(state for state in DeliveryState if state not in UNDELIVERED)
@@ -198,16 +224,16 @@ NODE_RULES = (
 
 LEASE_RULES = (
     Rule(
-        {"poller": (PollerState.DRAINING,), "lease": (LeaseState.ACCEPTED, LeaseState.PREPARING)},
+        {"poller": (PollerState.DRAINING,), "lease": _READY},
         (("lease", lambda j: NodeStopping(lease=_key(j))),),
         "a stopping node begins nothing",
-        _not_told(*StopReason),
+        _news(StopReason.SHUTDOWN),
     ),
     Rule(
         {"poller": (PollerState.CLOSING, PollerState.STOPPED), "lease": _BEGUN},
         (("lease", lambda j: NodeStopping(lease=_key(j))),),
         "the time for running tasks is over",
-        _not_told(*StopReason),
+        _news(StopReason.SHUTDOWN),
     ),
     Rule(
         {"lease": (LeaseState.ACCEPTED,), "session": (None,)},
@@ -231,24 +257,37 @@ LEASE_RULES = (
         {"session": (SessionState.CANCELLED,), "lease": _UNENDED},
         (("lease", lambda j: LeaseCancelled(lease=_key(j))),),
         "the service wants the task ended",
-        _not_told(StopReason.CANCELLED),
+        _news(StopReason.CANCELLED),
     ),
     Rule(
         {"session": (SessionState.LOST,), "lease": _UNENDED},
         (("lease", _lost),),
         "without its lease a task must not go on",
-        _not_told(StopReason.LOST, StopReason.EXPIRED),
+        _loss_is_news,
     ),
     Rule(
-        {"poller": (PollerState.DRAINING, PollerState.CLOSING), "lease": (LeaseState.UNSTOPPABLE,)},
+        {"poller": (PollerState.DRAINING, PollerState.CLOSING), "lease": _MAYBE_STUCK},
         (("lease", lambda j: RunnerAbandoned(lease=_key(j))),),
         "user code that does not stop must not keep the node",
+        _is_stuck,
     ),
     Rule(
         {"lease": (LeaseState.ACCEPTED, LeaseState.PREPARING)},
         (("lease", lambda j: KeepAliveSettled(lease=_key(j))),),
         "user code waits for the first heartbeat",
         _first_settled,
+    ),
+    Rule(
+        {"lease": (LeaseState.QUEUED,)},
+        (("lease", lambda j: RoomFound(lease=_key(j))),),
+        "tasks begin in the order they came, where they do not get in one another's way",
+        _has_turn,
+    ),
+    Rule(
+        {"lease": (LeaseState.QUEUED,)},
+        (("lease", lambda j: RoomDenied(lease=_key(j))),),
+        "a lease must not wait, nor the node's asking with it, for user code that does not stop",
+        lambda j: j.claims.is_hopeless(_key(j)),
     ),
     Rule(
         {"lease": (LeaseState.SETTLED,), "delivery": (None,)},

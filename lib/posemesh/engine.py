@@ -5,19 +5,22 @@
     engine.statistics()                      # a snapshot
 
 A step: the machines named by the event's class move, then the coupling rules run to a fixed point, then requests to the
-task service get the node's token, or are answered here where there is none. ``now`` is monotonic, in seconds.
+task service get the node's token, or are answered here where there is none. ``now`` is monotonic, in seconds. What the
+runners can take at a time is kept beside the machines (:class:`Claims`): it is of all leases and no lifecycle's own.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
+from types import ModuleType
 from typing import Any, TypeGuard
 
+from posemesh.capacity import Capacity, Claims
 from posemesh.commands import Authorized, Command
 from posemesh.config import NodeConfig
 from posemesh.coupling import LAST_RULES, LEASE_RULES, NODE_RULES, Joint, concerns_auth, first_that_holds
@@ -30,6 +33,9 @@ from posemesh.events import (
     LeaseOffered,
     LeaseScoped,
     LeaseUnreadable,
+    RunnerFailed,
+    RunnerFinished,
+    RunnerOverdue,
 )
 from posemesh.machines import auth, delivery, lease, poller, registration, session
 from posemesh.machines._kernel import Lifecycle, Moved, State, Step, Subject
@@ -38,38 +44,27 @@ from posemesh.types import TaskIdentity
 
 __all__ = ("Engine",)
 
-NODE_MACHINES: dict[str, Lifecycle[Any]] = {
-    "registration": registration.MACHINE,
-    "auth": auth.MACHINE,
-    "poller": poller.MACHINE,
-}
-LEASE_MACHINES: dict[str, Lifecycle[Any]] = {
-    "lease": lease.MACHINE,
-    "session": session.MACHINE,
-    "delivery": delivery.MACHINE,
-}
-INVARIANTS: dict[str, Callable[[Any], Iterator[str]]] = {
-    "registration": registration.invariants,
-    "auth": auth.invariants,
-    "poller": poller.invariants,
-    "lease": lease.invariants,
-    "session": session.invariants,
-    "delivery": delivery.invariants,
-}
+OF_NODE: tuple[ModuleType, ...] = (registration, auth, poller)
+OF_LEASE: tuple[ModuleType, ...] = (lease, session, delivery)
+NODE_MACHINES: dict[str, Lifecycle[Any]] = {module.MACHINE.name: module.MACHINE for module in OF_NODE}
+LEASE_MACHINES: dict[str, Lifecycle[Any]] = {module.MACHINE.name: module.MACHINE for module in OF_LEASE}
+INVARIANTS = {module.MACHINE.name: module.invariants for module in (*OF_NODE, *OF_LEASE)}
 STEPS_MAX = 500
 """A step that moves machines more often than this does not converge: a rule does not make its own condition false."""
 STUCK_MAX = 256
 """Stuck outcomes that are shown; the oldest go first."""
 NO_TOKEN = Failure(message="no node token", status=401, sent=False)
+OCCUPIED = "its user code was told to stop and goes on; it keeps its slot"
 
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """The machines of one lease."""
+    """The machines of one lease. ``told`` since its end is; it may go on to occupy its slot."""
 
     lease: lease.Lease
     session: session.Session | None = None
     delivery: delivery.Delivery | None = None
+    told: bool = False
 
     @property
     def over(self) -> bool:
@@ -119,7 +114,13 @@ class Engine:
     """One node's lifecycles. It owns no clock, no randomness and no I/O."""
 
     def __init__(
-        self, config: NodeConfig, capabilities: Iterable[str], rng: Random, *, first_lease: LeaseId = 1
+        self,
+        config: NodeConfig,
+        capabilities: Iterable[str],
+        rng: Random,
+        *,
+        first_lease: LeaseId = 1,
+        capacity: Capacity | None = None,
     ) -> None:
         self.config = config
         self.capabilities = frozenset(capabilities)
@@ -130,6 +131,7 @@ class Engine:
         self.moved: list[Moved] = []
         self.ended: list[Ended] = []
         self._rng = rng
+        self._claims = Claims(capacity)
         self._tasks: dict[LeaseId, _Task] = {}
         self._stuck: dict[LeaseId, _Task] = {}
         self._next = first_lease
@@ -150,10 +152,9 @@ class Engine:
         """
         self.moved.clear()
         self.ended.clear()
-        if (expiry := self._overdue(event, now)) is None:
-            return self._run(event, now)
-        self._check(event)
-        return self._run(expiry, now) + self._run(event, now)
+        if overdue := self._overdue(event, now):
+            self._check(event)
+        return [command for each in (*overdue, event) for command in self._run(each, now)]
 
     def elapse(self, now: float) -> list[Command]:
         """Handle every timer that is due at ``now``, earliest first."""
@@ -205,21 +206,26 @@ class Engine:
         while work.events:
             self._fire(*work.events.popleft(), now, work)
             if not work.events:
-                self._couple(work)
+                self._couple(now, work)
         self._retire(work)
         return work.commands
 
-    def _overdue(self, event: Event, now: float) -> Event | None:
-        """The expiry of the event's lease where it is past and nobody has looked: nothing may begin under that lease.
+    def _overdue(self, event: Event, now: float) -> list[Event]:
+        """What is past for the event's lease and nobody has looked at.
 
-        Only an accepted heartbeat comes before it: the service says that the lease lasts.
+        Its expiry: nothing may begin under that lease; only an accepted heartbeat comes before it, by which the service
+        says that the lease lasts. And its runner's timeout, where the event is the runner's end.
         """
-        if not isinstance(event, LeaseScoped) or isinstance(event, HeartbeatAccepted):
-            return None
-        task = self._tasks.get(event.lease)
-        if task is None or task.session is None or task.session.timers.get(LeaseExpired, now + 1) > now:
-            return None
-        return LeaseExpired(lease=event.lease)
+        task = self._tasks.get(event.lease) if isinstance(event, LeaseScoped) else None
+        if task is None or isinstance(event, HeartbeatAccepted):
+            return []
+        key, found = task.lease.key, list[Event]()
+        if task.session is not None and task.session.timers.get(LeaseExpired, now + 1) <= now:
+            found.append(LeaseExpired(lease=key))
+        ends = isinstance(event, RunnerFinished | RunnerFailed)
+        if ends and task.lease.timers.get(RunnerOverdue, now + 1) <= now:
+            found.append(RunnerOverdue(lease=key))
+        return found
 
     def _late(self, event: Event) -> bool:
         """Whether ``event`` comes for a lease that is over."""
@@ -253,7 +259,8 @@ class Engine:
             raise AssertionError(f"the coupling rules do not converge: {self.moved[-8:]}")
         subject, lifecycle = self._subject(machine, event)
         before = self._weight(subject)
-        commands, record = lifecycle.fire(subject, Step(event, now, self._rng, self.config, self.capabilities))
+        step = Step(event, now, self._rng, self.config, self.capabilities, self._claims.has_room)
+        commands, record = lifecycle.fire(subject, step)
         self.moved.append(record)
         if subject.key:
             work.touched[subject.key] = None
@@ -292,7 +299,7 @@ class Engine:
         """What the subject adds to the census: a slot held, an outcome waiting, one whose first offer is unanswered."""
         match subject:
             case lease.Lease():
-                return subject.state in lease.HOLDING, False, False
+                return subject.holds, False, False
             case delivery.Delivery():
                 return False, subject.outcome is not None and subject.state in delivery.UNDELIVERED, subject.unanswered
             case _:
@@ -303,7 +310,10 @@ class Engine:
         self._holding += after[0] - before[0]
         self._waiting += after[1] - before[1]
         self._unanswered += after[2] - before[2]
-        if isinstance(subject, lease.Lease) and record.source != record.dest:
+        if isinstance(subject, lease.Lease):
+            self._claim(subject)
+            if record.source == record.dest:
+                return
             ended = subject.state in lease.MACHINE.ends
             self._ran += (subject.state is lease.LeaseState.RUNNING) + (ended and subject.ran)
             self._unran += ended and not subject.ran
@@ -312,14 +322,27 @@ class Engine:
             self._ran += taken and self._tasks[subject.key].lease.ran
             self._unran += not taken
 
-    def _couple(self, work: _Work) -> None:
+    def _claim(self, subject: lease.Lease) -> None:
+        """Tell the claims what the lease's move means to them. What ends without having begun claims no more."""
+        key = subject.key
+        if not subject.holds or (subject.outcome is not None and not subject.ran):
+            self._claims.release(key)
+        elif subject.state is lease.LeaseState.ACCEPTED:
+            self._claims.take(key, subject.runner or subject.task.capability, subject.task.task_id)
+        else:
+            waits = subject.state is lease.LeaseState.QUEUED
+            self._claims.note(key, waits=waits, begun=subject.ran, stuck=subject.stuck)
+
+    def _couple(self, now: float, work: _Work) -> None:
         """Put the events of the first rule that holds into ``work``, if there is one."""
-        census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran)
-        joint = Joint(self.registration, self.auth, self.poller, census)
+        room = self._claims.room(self.config.max_concurrency)
+        census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran, *room)
+        joint = Joint(self.registration, self.auth, self.poller, census, self._claims, now)
         rule = first_that_holds(NODE_RULES, joint)
         if (seen := (self.auth.generation, self.poller.state)) != self._seen:
             self._seen = seen
             work.touched.update(dict.fromkeys(self._tasks))
+        work.touched.update(dict.fromkeys(self._claims.waiting))
         for key in work.touched:
             if rule is not None:
                 break
@@ -333,14 +356,19 @@ class Engine:
     def _retire(self, work: _Work) -> None:
         for key in work.touched:
             task = self._tasks.get(key)
-            if task is not None and task.over:
-                del self._tasks[key]
+            if task is None or not task.over:
+                continue
+            if not task.told:
+                task.told = True
                 self.counters[task.ending] += 1
                 self.ended.append(Ended(lease=key, task=task.lease.task, ending=task.ending, reason=task.reason))
-                if task.ending == "stuck":
-                    self._stuck[key] = task
-                    if len(self._stuck) > STUCK_MAX:
-                        del self._stuck[min(self._stuck)]
+            if task.lease.occupied:
+                continue
+            del self._tasks[key]
+            if task.ending == "stuck":
+                self._stuck[key] = task
+                if len(self._stuck) > STUCK_MAX:
+                    del self._stuck[min(self._stuck)]
 
     def _earliest(self) -> Subject | None:
         """The subject whose timer is next; entries that a later move has overtaken are dropped on the way."""
@@ -355,6 +383,7 @@ class Engine:
 
     def _status(self, task: _Task) -> TaskStatus:
         subject: Subject = task.delivery if task.delivery is not None else task.lease
+        problems = (task.delivery.problem if task.delivery else "", OCCUPIED if task.lease.occupied else "")
         return TaskStatus(
             lease=task.lease.key,
             task_id=task.lease.task.task_id,
@@ -362,5 +391,5 @@ class Engine:
             state=subject.state.value,
             progress=task.session.progress if task.session else {},
             transfers=dict(task.session.transfers) if task.session else {},
-            problem=task.delivery.problem if task.delivery else "",
+            problem=" - ".join(problem for problem in problems if problem),
         )

@@ -11,6 +11,7 @@ __all__ = (
     "ASK_AFTER_OFFER_SECS",
     "ASK_GRACE_SECS",
     "BACKLOG_MAX",
+    "CHILD_GRACE_SECS",
     "DOUBT_SECS",
     "EVENTS_MAX",
     "FIRST_ANSWER_SECS",
@@ -58,8 +59,10 @@ RETRY_AFTER_MAX_SECS = 300.0
 """A service's Retry-After is believed up to this."""
 BACKLOG_MAX = 64
 """Undelivered outcomes at which the node stops asking for work."""
-STOP_GRACE_SECS = 2.0
+STOP_GRACE_SECS = 3.0
 """User code that was told to stop has this long before it is called unstoppable."""
+CHILD_GRACE_SECS = 2.0
+"""Between SIGTERM and SIGKILL of a child: shorter than STOP_GRACE_SECS, so that a killed child is no unstoppable one."""
 ASK_GRACE_SECS = 0.4
 """A node told to stop waits this long for an ask in flight: the answer may hold a lease that must be failed back."""
 LEAVE_SECS = 5.0

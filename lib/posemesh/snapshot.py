@@ -22,7 +22,7 @@ class MachineStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
     """A leased task that has not ended. ``transfers`` holds ``{way, done, total}`` in bytes by name; ``problem`` is the
-    service's latest word on its report.
+    service's latest word on its report, or that its user code goes on although it has failed.
     """
 
     lease: LeaseId

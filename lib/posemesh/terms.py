@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from posemesh.types import HeartbeatAnswer, LeaseEnvelope, TaskSpec
 
-__all__ = ("merge",)
+__all__ = ("merge", "missing")
 
 # What the answer to a heartbeat may say of the task besides (or instead of) the whole of it.
 _TASK_FIELDS: Final = ("job_id", "attempts", "max_attempts", "deps_remaining")
@@ -24,6 +24,13 @@ def merge(lease: LeaseEnvelope, answer: HeartbeatAnswer) -> LeaseEnvelope:
     if answer.access_token is not None:
         terms["access_token_expires_at"] = answer.access_token_expires_at  # the old one's says nothing of the new one
     return replace(lease, **terms, task=_merge_task(lease.task, answer))
+
+
+def missing(lease: LeaseEnvelope | None) -> str | None:
+    """Why a task cannot be set up under these terms; None where it can."""
+    if lease is None or not lease.domain_server_url:
+        return "lease missing domain_server_url"
+    return "lease missing domain_id" if lease.domain_id is None else None
 
 
 def _merge_task(task: TaskSpec, answer: HeartbeatAnswer) -> TaskSpec:

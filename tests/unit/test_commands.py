@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import posemesh.commands as commands
-from posemesh.commands import Answered, Ask, Authorized, Command, SendHeartbeat
+from posemesh.commands import Answered, Ask, Authorized, Command, SendHeartbeat, StopReason
 from posemesh.errors import NodeStartError
 from posemesh.secret import Secret
 
@@ -27,11 +27,12 @@ VALUES: dict[str, Any] = {
     "outcome": DONE,
     "envelope": envelope(),
     "ending": "delivered",
-    "reason": "shutdown",
+    "reason": StopReason.SHUTDOWN,
     "error": NodeStartError("why"),
     "message": "look",
 }
-KINDS = [getattr(commands, name) for name in commands.__all__ if name not in ("Command", "Answered", "Authorized")]
+BARE = ("Command", "Answered", "Authorized", "StopReason")
+KINDS = [getattr(commands, name) for name in commands.__all__ if name not in BARE]
 
 
 def sample(kind: type[Command]) -> Command:
@@ -73,13 +74,21 @@ def test_a_command_under_a_token() -> None:
     assert isinstance(command, SendHeartbeat) and command.token is None and command.generation == 0
     stamped = command.under(Secret("t"), 4)
     assert (stamped.token, stamped.generation, stamped.lease) == (Secret("t"), 4, 3)
-    assert command.token is None and "t" not in repr(Ask().under(Secret("t"), 4)).replace("token", "").replace(
-        "generation", ""
-    )
+    assert command.token is None and "hush" not in repr(Ask().under(Secret("hush"), 4))
+
+
+def test_a_stronger_reason_takes_the_place_of_a_weaker() -> None:
+    weakest_first = ["shutdown", "expired", "timeout", "lost", "cancelled"]
+    assert list(StopReason) == weakest_first
+    for index, one in enumerate(StopReason):
+        assert one.outweighs(None)
+        assert [other for other in StopReason if one.outweighs(other)] == weakest_first[:index]
 
 
 def test_the_module_lists_all() -> None:
     kinds = {
         kind.__name__ for kind in (*Command.__subclasses__(), *Answered.__subclasses__(), *Authorized.__subclasses__())
     }
-    assert kinds | {"Command"} == set(commands.__all__) and list(commands.__all__) == sorted(commands.__all__)
+    assert kinds | {"Command", "StopReason"} == set(commands.__all__) and list(commands.__all__) == sorted(
+        commands.__all__
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from posemesh.capacity import Capacity, Offer
 from posemesh.commands import (
     Ask,
     CommitAccepted,
@@ -19,6 +21,7 @@ from posemesh.commands import (
     SettleOutcome,
     SignIn,
     StartRunner,
+    StopReason,
     StopRunner,
 )
 from posemesh.engine import Engine
@@ -48,6 +51,7 @@ from posemesh.events import (
     SignedIn,
     SignInFailed,
 )
+from posemesh.policy import STOP_GRACE_SECS
 from posemesh.secret import Secret
 from posemesh.types import HeartbeatAnswer
 
@@ -199,7 +203,7 @@ def test_cancel_after_the_signal_is_honoured() -> None:
 def test_a_runner_that_does_not_stop_does_not_keep_the_node() -> None:
     stage = running()
     stage(CancelRequested())
-    commands = stage.wait(2.0)
+    commands = stage.wait(STOP_GRACE_SECS)
     assert names(commands) == ["Warn", "CommitOutcome"]
     assert commands[1].outcome.code == "node_shutdown"
     assert names(stage(committed())) == ["OfferOutcome"]
@@ -555,6 +559,217 @@ def test_asking_stops_at_64_undelivered_outcomes() -> None:
         offers = [command for command in stage.wait(0.1) if isinstance(command, OfferOutcome)]
         stage(*(accepted(1) if offer.lease == 1 else rejected(503, offer.lease) for offer in offers))
     assert stage.states()["poller"] in ("waiting", "asking")
+
+
+# -- Runners --------------------------------------------------------------------------------------------------------
+
+A, B = "/a/v1", "/b/v1"
+ONE_OF_EACH = Capacity([Offer(A, A, slots=1), Offer(B, B, slots=1)])
+
+
+def task(
+    lease: int, capability: str = CAPABILITY, ttl: float = 3600.0, timeout: float | None = None, **given: Any
+) -> LeaseOffered:
+    """The offer of a task of its own."""
+    made = envelope(capability=capability)
+    made = replace(made, task=replace(made.task, id=UUID(int=lease)))
+    return LeaseOffered(envelope=made, ttl=ttl, timeout=timeout, **given)
+
+
+def limited(capacity: Capacity = ONE_OF_EACH, **settings: Any) -> Stage:
+    """A node of many slots whose runners are limited; its first ask is in flight."""
+    return signed_in(capacity=capacity, capabilities=(A, B), max_concurrency=8, **settings)
+
+
+def begin(stage: Stage, lease: int, capability: str, **given: Any) -> list[Any]:
+    return stage(task(lease, capability, **given), committed(lease), beat(lease, 3600.0))
+
+
+def asked(commands: list[Any]) -> list[str | None]:
+    return [command.capability for command in commands if isinstance(command, Ask)]
+
+
+def test_a_runner_is_started_by_its_name() -> None:
+    stage = limited()
+    start = begin(stage, 1, A, runner="big")
+    assert [(one.lease, one.runner) for one in start if isinstance(one, StartRunner)] == [(1, "big")]
+
+
+def test_where_one_runner_is_taken_the_node_asks_for_the_other() -> None:
+    stage = limited()
+    assert asked(begin(stage, 1, A)) == [B]
+    begin(stage, 2, B)
+    assert stage.states()["poller"] == "full" and "Ask" not in names(stage.wait(600.0))
+    stage(finished(1))
+    assert asked(stage(committed(1), accepted(1))) == [A]
+
+
+def test_a_lease_that_cannot_begin_waits_with_its_heartbeats_and_the_node_does_not_ask() -> None:
+    """A service need not know of the filter."""
+    stage = limited()
+    begin(stage, 1, A)
+    assert names(begin(stage, 2, A)) == ["CommitAccepted", "SendHeartbeat"]
+    assert stage.states()["2"] == "queued" and stage.states()["poller"] == "full"
+    beats = stage.wait(1200.0)
+    assert names(beats) == ["SendHeartbeat"] * 2 and {heartbeat.lease for heartbeat in beats} == {1, 2}
+    stage(beat(1, 3600.0), beat(2, 3600.0), finished(1))
+    commands = stage(committed(1))
+    assert names(commands)[:2] == ["OfferOutcome", "StartRunner"] and stage.states()["2"] == "running"
+    assert asked(commands) == [B]
+
+
+def test_tasks_begin_in_the_order_they_came() -> None:
+    stage = limited()
+    for lease in (1, 2, 3):
+        begin(stage, lease, A)
+    for lease in (1, 2, 3):
+        assert stage.states()[str(lease)] == "running" and "running" not in [
+            stage.states()[str(later)] for later in range(lease + 1, 4)
+        ]
+        stage(finished(lease), committed(lease))
+
+
+def test_a_task_that_waits_may_end_before_it_began() -> None:
+    for stop, outcome in (
+        (beat(2, cancel=True), "cancelled"),
+        (HeartbeatFailed(lease=2, failure=failure(404)), "lost"),
+        (DRAIN, "node_shutdown"),
+        (CancelRequested(), "node_shutdown"),
+    ):
+        stage = limited()
+        begin(stage, 1, A)
+        begin(stage, 2, A, ttl=60.0)
+        if not isinstance(stop, DrainRequested | CancelRequested):
+            stage.wait(1200.0)
+        (commit,) = [command for command in stage(stop) if isinstance(command, CommitOutcome)]
+        assert outcome in (commit.outcome.kind, commit.outcome.code) and commit.lease == 2
+        assert "StartRunner" not in names(stage(committed(2)))
+
+
+def test_a_task_does_not_begin_under_a_lease_that_ran_out_while_it_waited() -> None:
+    """The process slept; the first event after that is another lease's."""
+    stage = limited()
+    begin(stage, 1, A)
+    stage(task(2, A, ttl=60.0), committed(2), beat(2, 60.0))
+    stage(finished(1))
+    stage.now += 60.0
+    assert "StartRunner" not in names(stage(committed(1)))
+    assert [one.outcome.kind for one in stage.engine.elapse(stage.now) if isinstance(one, CommitOutcome)] == ["lost"]
+
+
+def test_named_resources_are_shared_by_runners() -> None:
+    gpu = {"gpu": 1}
+    stage = limited(Capacity([Offer(A, A, resources=gpu), Offer(B, B, resources=gpu)]))
+    begin(stage, 1, A)
+    assert stage.states()["poller"] == "full"
+    begin(stage, 2, B)
+    assert stage.states()["2"] == "queued"
+    stage(finished(1))
+    assert "StartRunner" in names(stage(committed(1)))
+
+
+def test_a_task_leased_again_does_not_run_twice_at_once() -> None:
+    """Its lease ran out at the service while its user code still runs here."""
+    stage = running(max_concurrency=2)
+    stage(OFFERED, committed(2), beat(2))
+    assert stage.states()["2"] == "queued"
+    stage(finished(1))
+    assert "StartRunner" in names(stage(committed(1)))
+
+
+def test_a_task_leased_again_is_given_back_where_its_user_code_does_not_stop() -> None:
+    stage = running(HeartbeatFailed(lease=1, failure=failure(404)), max_concurrency=2)
+    stage(OFFERED, committed(2), beat(2))
+    assert stage.states() | {"1": "stopping", "2": "queued"} == stage.states()
+    (commit,) = [command for command in stage.wait(STOP_GRACE_SECS) if isinstance(command, CommitOutcome)]
+    assert commit.lease == 2 and commit.outcome.code == "no_runner" and "goes on" in commit.outcome.message
+    stage(committed(2), accepted(2))
+    assert ending(stage) == "failed" and stage.states()["1"] == "unstoppable"
+    assert "Ask" in names(stage.wait(5.0)), "the node goes on with what it can do"
+
+
+def test_a_lease_does_not_wait_for_a_runner_that_is_held_by_user_code_that_does_not_stop() -> None:
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    stage.wait(10.0 + STOP_GRACE_SECS)
+    stage(committed(1), accepted(1))
+    assert "CommitOutcome" in names(begin(stage, 2, A)) and stage.states()["2"] == "finishing"
+
+
+# -- Timeouts -------------------------------------------------------------------------------------------------------
+
+
+def overdue() -> Stage:
+    """User code that may take 10 s was told to stop after them."""
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    assert stage.wait(9.99) == []
+    assert stage.wait(0.01) == [StopRunner(lease=1, reason=StopReason.TIMEOUT)]
+    return stage
+
+
+def test_a_task_that_takes_too_long_is_failed() -> None:
+    stage = overdue()
+    (commit,) = stage(RunnerFailed(lease=1, code="cancelled", message="x", details={"output": ["last words"]}))
+    assert commit.outcome.reason == "timeout: the runner took longer than its 10 s"
+    assert commit.outcome.details == {"code": "timeout", "output": ["last words"]}
+    stage(committed(1), accepted(1))
+    assert ending(stage) == "failed"
+
+
+def test_a_result_that_arrives_after_the_timeout_is_not_taken_also_where_nobody_looked() -> None:
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    stage.now += 10.0
+    *_, commit = stage(finished())
+    assert commit.outcome.code == "timeout" and commit.outcome.artifacts == (ARTIFACT,)
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    stage.now += 9.9
+    (commit,) = stage(finished())
+    assert commit.outcome.kind == "completed"
+
+
+def test_user_code_that_ignores_its_timeout_is_reported_and_holds_its_slot() -> None:
+    stage = overdue()
+    assert names(stage.wait(STOP_GRACE_SECS)) == ["Warn", "CommitOutcome"]
+    assert names(stage(committed(1))) == ["OfferOutcome"]
+    stage(accepted(1))
+    assert ending(stage) == "failed", "the service knows, and so does the operator"
+    (held,) = stage.engine.statistics().tasks
+    assert held.state == "delivered" and held.problem == "its user code was told to stop and goes on; it keeps its slot"
+    assert stage.engine.poller.busy == 1 and stage.engine.poller.with_room == (B,)
+    assert asked(stage.wait(60.0)) in ([B], [])
+    assert stage(ProgressMade(lease=1, progress=1)) == [], "nobody listens any more"
+    commands = stage(finished(1))
+    assert stage.engine.ended == [] and stage.engine.statistics().tasks == ()
+    assert stage.engine.poller.busy == 0 and stage.engine.poller.with_room is None
+    assert stage.engine.statistics().counters == {"leased": 1, "failed": 1} and "StartRunner" not in names(commands)
+
+
+def test_what_the_service_says_of_such_a_report_is_shown_beside_it() -> None:
+    stage = overdue()
+    stage.wait(STOP_GRACE_SECS)
+    stage(committed(1), rejected(503))
+    (held,) = stage.engine.statistics().tasks
+    assert held.state == "backing_off" and held.problem.startswith("answered 503 - its user code")
+
+
+def test_user_code_that_ignores_its_timeout_does_not_keep_the_node() -> None:
+    stage = overdue()
+    stage.wait(STOP_GRACE_SECS)
+    stage(committed(1), accepted(1), NoWork())
+    assert stage(DRAIN) == [Leave()]
+    assert stage(finished(1)) == [], "it ends after all"
+
+
+def test_it_may_also_run_out_of_time_while_the_node_waits_for_it() -> None:
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    stage(NoWork(), DRAIN)
+    assert names(stage.wait(10.0 + STOP_GRACE_SECS)) == ["StopRunner", "Warn", "CommitOutcome"]
+    stage(committed(1))
+    assert names(stage(accepted(1))) == ["SettleOutcome", "Leave"]
 
 
 # -- The engine itself ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ LAYERS = (
     ("terms",),
     ("wire",),
     ("events", "commands"),
-    ("policy", "config"),
+    ("policy", "config", "capacity", "verdict"),
     ("machines._kernel",),
     ("machines",),
     ("coupling",),

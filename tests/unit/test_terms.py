@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from posemesh.secret import Secret
-from posemesh.terms import merge
+from posemesh.terms import merge, missing
 from posemesh.types import HeartbeatAnswer, LeaseEnvelope, TaskSpec
 
 TASK = UUID("a84a36e5-312b-4f80-974a-06f5d19c1e16")
@@ -22,6 +23,14 @@ OWN = LeaseEnvelope(
     domain_id=OTHER,
     domain_server_url="https://domain.example",
 )
+
+
+def test_what_a_task_cannot_do_without() -> None:
+    assert missing(OWN) is None
+    assert missing(replace(OWN, domain_id=None)) == "lease missing domain_id"
+    for url in (None, ""):
+        assert missing(replace(OWN, domain_server_url=url)) == "lease missing domain_server_url"
+    assert missing(None) == "lease missing domain_server_url"
 
 
 def test_an_empty_answer_changes_nothing() -> None:

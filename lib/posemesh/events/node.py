@@ -209,7 +209,8 @@ class CensusTaken(PollerEvent):
 
     ``busy`` leases hold a slot; ``backlog`` outcomes are undelivered, ``settling`` of them unanswered at their first
     offer; ``ran`` counts runner starts, ends and delivered outcomes so far, ``unran`` leases that ended without a run
-    or whose outcome was not taken.
+    or whose outcome was not taken. ``spare`` tasks could begin besides, 0 while one waits for room, None where no
+    runner is limited; only of the capabilities ``with_room``, None for all.
     """
 
     busy: int
@@ -217,6 +218,8 @@ class CensusTaken(PollerEvent):
     settling: int
     ran: int
     unran: int
+    spare: int | None = None
+    with_room: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,9 +35,12 @@ __all__ = (
     "OutcomeRejected",
     "OutcomeWithdrawn",
     "ProgressMade",
+    "RoomDenied",
+    "RoomFound",
     "RunnerAbandoned",
     "RunnerFailed",
     "RunnerFinished",
+    "RunnerOverdue",
     "StopOverdue",
     "TokenRenewed",
     "TransferMoved",
@@ -54,11 +57,18 @@ class TokenRenewed(LeaseScoped):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseOffered(LeaseScoped):
-    """Shell, answers Ask: a lease. ``ttl`` is in seconds from now; None where its expiry is absent or already past."""
+    """Shell, answers Ask: a lease. ``ttl`` is in seconds from now; None where its expiry is absent or already past.
+
+    ``runner`` is the name of the one chosen for it, ``""`` that of its capability; user code may take ``timeout``
+    seconds. ``problem`` says why no runner takes the task although one has its capability.
+    """
 
     machines: ClassVar[tuple[str, ...]] = ("poller", "lease")
     envelope: LeaseEnvelope
     ttl: float | None
+    runner: str = ""
+    timeout: float | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +117,16 @@ class KeepAliveSettled(LeaseEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomFound(LeaseEvent):
+    """Coupling: what its runner needs is free, and nobody is before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomDenied(LeaseEvent):
+    """Coupling: what its runner needs is held by user code that does not stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseCancelled(LeaseEvent):
     """Coupling: the service asked, in an answer, that this task end."""
 
@@ -138,6 +158,11 @@ class RunnerFailed(LeaseEvent):
     message: str
     details: dict[str, JSON] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerOverdue(LeaseEvent):
+    """Timer: user code has had the seconds it may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

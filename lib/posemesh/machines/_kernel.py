@@ -44,15 +44,22 @@ class State(StrEnum):
 E = TypeVar("E", bound=Event, covariant=True)
 
 
+def _always(key: LeaseId) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Step(Generic[E]):
-    """One event and all that a machine may know besides its own data. ``now`` is monotonic, in seconds."""
+    """One event and all that a machine may know besides its own data. ``now`` is monotonic, in seconds; ``has_room``
+    tells whether the task of that lease may begin beside the others.
+    """
 
     event: E
     now: float
     rng: Random
     config: NodeConfig
     capabilities: frozenset[str]
+    has_room: Callable[[LeaseId], bool] = _always
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

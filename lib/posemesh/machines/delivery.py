@@ -26,8 +26,10 @@ from posemesh.events import (
     TokenRenewed,
 )
 from posemesh.machines._kernel import Edge, Lifecycle, State, Step, Subject
+from posemesh.outcomes import FailureCode
 from posemesh.policy import offer_delay
-from posemesh.types import Outcome, OutcomeKind
+from posemesh.types import JSON, Outcome
+from posemesh.verdict import failed
 
 __all__ = ("MACHINE", "UNDELIVERED", "Delivery", "DeliveryState", "invariants")
 
@@ -115,13 +117,9 @@ def wait(delivery: Delivery, step: Step[OutcomeRejected]) -> None:
 
 def prepare_substitute(delivery: Delivery, step: Step[OutcomeRejected]) -> None:
     assert delivery.outcome is not None
-    delivery.substitute = Outcome(
-        kind=OutcomeKind.FAILED,
-        task=delivery.outcome.task,
-        code="report_rejected",
-        message=step.event.failure.message,
-        details={"code": "report_rejected", "outcome": delivery.outcome.kind.value},
-    )
+    details: dict[str, JSON] = {"outcome": delivery.outcome.kind.value}
+    message = step.event.failure.message
+    delivery.substitute = failed(delivery.outcome.task, FailureCode.REPORT_REJECTED, message, details=details)
 
 
 def settle_as(ending: DeliveryState) -> Callable[[Delivery, Step[Event]], Command]:

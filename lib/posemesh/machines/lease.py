@@ -4,10 +4,13 @@ Rules:
 1. User code starts once the acceptance is committed and the first heartbeat was answered, failed, or took its second;
    by then the lease's terms are as the service last gave them.
 2. Every accepted lease has exactly one outcome, and every outcome is committed before anything is reported. The slot is
-   free then.
+   free then, but for rule 5.
 3. User code that was told to stop may still finish. Its result counts unless the service has taken the task away: it
    cancelled it, or answered that the lease is gone. A lease that merely ran out here may still stand there, so a
    finished result is offered.
+4. What ends after its timeout has failed by it, however it ends.
+5. A task whose code goes on after its timeout is reported failed all the same, for another node to take; its slot stays
+   occupied until that code ends or the node leaves.
 
 Unusual edges: a stop that comes while the acceptance is being committed is noted and acted on when the commit is
 answered, so that two commits are never in flight. A lease that cannot be read goes straight to its outcome, a failure
@@ -18,9 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
-from posemesh.commands import Command, CommitAccepted, CommitOutcome, StartRunner, StopRunner, UpdateLease, Warn
+from posemesh.commands import (
+    Command,
+    CommitAccepted,
+    CommitOutcome,
+    StartRunner,
+    StopReason,
+    StopRunner,
+    UpdateLease,
+    Warn,
+)
 from posemesh.events import (
     CommitDue,
     CommitFailed,
@@ -33,23 +44,29 @@ from posemesh.events import (
     LeaseOffered,
     LeaseUnreadable,
     NodeStopping,
+    RoomDenied,
+    RoomFound,
     RunnerAbandoned,
     RunnerFailed,
     RunnerFinished,
+    RunnerOverdue,
     StopOverdue,
 )
 from posemesh.machines._kernel import Edge, Lifecycle, State, Step, Subject
+from posemesh.outcomes import FailureCode
 from posemesh.policy import STOP_GRACE_SECS, offer_delay
-from posemesh.terms import merge
-from posemesh.types import JSON, Artifact, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity
+from posemesh.terms import merge, missing
+from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity
+from posemesh.verdict import failed, no_runner, stopped
 
-__all__ = ("HOLDING", "MACHINE", "Lease", "LeaseState", "StopReason", "invariants")
+__all__ = ("HOLDING", "MACHINE", "Lease", "LeaseState", "invariants")
 
 
 class LeaseState(State):
     OFFERED = "offered", "The service gave a task; nothing is decided."
     ACCEPTED = "accepted", "The acceptance is being committed, the first heartbeat is on its way."
     PREPARING = "preparing", "Committed; the first heartbeat is not settled."
+    QUEUED = "queued", "All is ready, but its runner's slots or resources are taken."
     RUNNING = "running", "User code runs."
     STOPPING = "stopping", "User code was told to stop and has not ended."
     UNSTOPPABLE = "unstoppable", "User code does not stop. It keeps its slot until it ends or the node leaves."
@@ -59,42 +76,48 @@ class LeaseState(State):
     LOST = "lost", "The lease was gone before there was a result. Nothing is reported."
 
 
-OFFERED, ACCEPTED, PREPARING, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
+OFFERED, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
 
-HOLDING = frozenset({OFFERED, ACCEPTED, PREPARING, RUNNING, STOPPING, UNSTOPPABLE, FINISHING})
-"""The states in which a lease holds a slot."""
-
-
-class StopReason(StrEnum):
-    """Why user code was told to stop, weakest first: a later, stronger one takes the place of a weaker."""
-
-    SHUTDOWN = "shutdown"
-    EXPIRED = "expired"
-    LOST = "lost"
-    CANCELLED = "cancelled"
+HOLDING = frozenset({OFFERED, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING})
+"""The states in which a lease holds a slot; in others it does while it is ``occupied``."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Lease(Subject):
-    """``ran`` since user code was started; ``settled`` since the first heartbeat is; ``commits`` failed in a row."""
+    """``ran`` since user code was started; ``settled`` since the first heartbeat is; ``commits`` failed in a row.
+    ``occupied`` while user code goes on that has failed already.
+    """
 
     state: State = OFFERED
     task: TaskIdentity = TaskIdentity(task_id="")
     envelope: LeaseEnvelope | None = None
     ttl: float | None = None
+    runner: str = ""
+    timeout: float | None = None
     settled: bool = False
     ran: bool = False
+    occupied: bool = False
     stop: StopReason | None = None
     outcome: Outcome | None = None
     commits: int = 0
 
+    @property
+    def holds(self) -> bool:
+        """It holds a slot."""
+        return self.state in HOLDING or self.occupied
 
-def cancelled_on_arrival(lease: Lease, step: Step[LeaseOffered]) -> bool:
+    @property
+    def stuck(self) -> bool:
+        """Its user code was told to stop and does not."""
+        return self.state is UNSTOPPABLE or self.occupied
+
+
+def cancelled(lease: Lease, step: Step[LeaseOffered]) -> bool:
     return step.event.envelope.cancel
 
 
-def no_runner(lease: Lease, step: Step[LeaseOffered]) -> bool:
-    return step.event.envelope.task.capability not in step.capabilities
+def unrunnable(lease: Lease, step: Step[LeaseOffered]) -> bool:
+    return bool(step.event.problem) or step.event.envelope.task.capability not in step.capabilities
 
 
 def told_to_stop(lease: Lease, step: Step[Event]) -> bool:
@@ -102,15 +125,31 @@ def told_to_stop(lease: Lease, step: Step[Event]) -> bool:
 
 
 def unpreparable(lease: Lease, step: Step[Event]) -> bool:
-    return (lease.settled or isinstance(step.event, KeepAliveSettled)) and _missing(lease) is not None
+    return (lease.settled or isinstance(step.event, KeepAliveSettled)) and missing(lease.envelope) is not None
 
 
 def settled(lease: Lease, step: Step[Event]) -> bool:
     return lease.settled
 
 
+def no_room(lease: Lease, step: Step[Event]) -> bool:
+    return not step.has_room(lease.key)
+
+
+def settled_no_room(lease: Lease, step: Step[Event]) -> bool:
+    return lease.settled and no_room(lease, step)
+
+
 def taken_away(lease: Lease, step: Step[Event]) -> bool:
     return lease.stop in (StopReason.LOST, StopReason.CANCELLED)
+
+
+def unwanted(lease: Lease, step: Step[RunnerFinished]) -> bool:
+    return taken_away(lease, step) or timed_out(lease, step)
+
+
+def timed_out(lease: Lease, step: Step[Event]) -> bool:
+    return lease.stop is StopReason.TIMEOUT
 
 
 def ends_cancelled(lease: Lease, step: Step[Committed]) -> bool:
@@ -121,16 +160,11 @@ def ends_lost(lease: Lease, step: Step[Committed]) -> bool:
     return lease.outcome is not None and lease.outcome.kind is OutcomeKind.LOST
 
 
-def _missing(lease: Lease) -> str | None:
-    if lease.envelope is None or not lease.envelope.domain_server_url:
-        return "lease missing domain_server_url"
-    return "lease missing domain_id" if lease.envelope.domain_id is None else None
-
-
 def take_terms(lease: Lease, step: Step[LeaseOffered]) -> None:
     envelope = step.event.envelope
     task, domain = envelope.task, envelope.domain_id
     lease.envelope, lease.ttl = envelope, step.event.ttl
+    lease.runner, lease.timeout = step.event.runner, step.event.timeout
     lease.task = TaskIdentity(
         task_id=str(task.id),
         job_id=None if task.job_id is None else str(task.job_id),
@@ -143,32 +177,30 @@ def accept(lease: Lease, step: Step[LeaseOffered]) -> Command:
     return CommitAccepted(lease=lease.key, envelope=step.event.envelope)
 
 
-def take_name(lease: Lease, step: Step[LeaseUnreadable]) -> None:
-    lease.task = TaskIdentity(task_id=step.event.task_id)
-
-
 def fail_unreadable(lease: Lease, step: Step[LeaseUnreadable]) -> Command:
-    return _conclude(lease, OutcomeKind.FAILED, "bad_input", f"lease cannot be decoded: {step.event.problem}")
+    lease.task = TaskIdentity(task_id=step.event.task_id)
+    return _fail(lease, FailureCode.BAD_INPUT, f"lease cannot be decoded: {step.event.problem}")
 
 
 def fail_no_runner(lease: Lease, step: Step[LeaseOffered]) -> Command:
-    offered = ", ".join(sorted(step.capabilities)) or "none"
-    message = f"no runner registered for capability {lease.task.capability}; this node offers {offered}"
-    return _conclude(lease, OutcomeKind.FAILED, "no_runner", message)
+    return _conclude(lease, no_runner(lease.task, step.capabilities, step.event.problem))
+
+
+def fail_no_room(lease: Lease, step: Step[RoomDenied]) -> Command:
+    problem = "what it needs is held by user code that was told to stop and goes on"
+    return _conclude(lease, no_runner(lease.task, step.capabilities, problem))
 
 
 def end_cancelled(lease: Lease, step: Step[LeaseOffered]) -> Command:
-    return _conclude(lease, OutcomeKind.CANCELLED)
+    return _conclude(lease, Outcome(kind=OutcomeKind.CANCELLED, task=lease.task))
 
 
 def fail_setup(lease: Lease, step: Step[Event]) -> Command:
-    return _conclude(lease, OutcomeKind.FAILED, "setup_failed", _missing(lease) or "")
+    return _fail(lease, FailureCode.SETUP_FAILED, missing(lease.envelope) or "")
 
 
 def fail_commit(lease: Lease, step: Step[CommitFailed]) -> Command:
-    return _conclude(
-        lease, OutcomeKind.FAILED, "setup_failed", f"the acceptance could not be recorded: {step.event.problem}"
-    )
+    return _fail(lease, FailureCode.SETUP_FAILED, f"the acceptance could not be recorded: {step.event.problem}")
 
 
 def merge_terms(lease: Lease, step: Step[HeartbeatAccepted]) -> None:
@@ -195,17 +227,16 @@ def note_settled(lease: Lease, step: Step[KeepAliveSettled]) -> None:
 def start(lease: Lease, step: Step[Event]) -> Command:
     assert lease.envelope is not None
     lease.ran = True
-    return StartRunner(lease=lease.key, envelope=lease.envelope)
+    if lease.timeout is not None:
+        lease.arm(RunnerOverdue, step.now + lease.timeout)
+    return StartRunner(lease=lease.key, envelope=lease.envelope, runner=lease.runner)
 
 
-def note_stop(lease: Lease, step: Step[LeaseCancelled | LeaseLost | NodeStopping]) -> None:
-    match step.event:
-        case LeaseCancelled():
-            lease.stop = StopReason.CANCELLED
-        case LeaseLost(expired=expired):
-            lease.stop = StopReason.EXPIRED if expired else StopReason.LOST
-        case _:
-            lease.stop = lease.stop or StopReason.SHUTDOWN
+def note_stop(lease: Lease, step: Step[LeaseCancelled | LeaseLost | NodeStopping | RunnerOverdue]) -> None:
+    expired = isinstance(step.event, LeaseLost) and step.event.expired
+    reason = StopReason.EXPIRED if expired else _REASONS[type(step.event)]
+    if reason.outweighs(lease.stop):
+        lease.stop = reason
 
 
 def stop_runner(lease: Lease, step: Step[Event]) -> Command:
@@ -215,38 +246,38 @@ def stop_runner(lease: Lease, step: Step[Event]) -> Command:
 
 
 def complete(lease: Lease, step: Step[RunnerFinished]) -> Command:
-    return _conclude(lease, OutcomeKind.COMPLETED, artifacts=step.event.artifacts)
+    return _conclude(lease, Outcome(kind=OutcomeKind.COMPLETED, task=lease.task, artifacts=step.event.artifacts))
 
 
 def fail(lease: Lease, step: Step[RunnerFailed]) -> Command:
     event = step.event
-    return _conclude(lease, OutcomeKind.FAILED, event.code, event.message, event.artifacts, event.details)
+    return _conclude(lease, failed(lease.task, event.code, event.message, event.artifacts, event.details))
 
 
 def end_stopped(lease: Lease, step: Step[Event]) -> Command:
     """The outcome of a task that was told to stop and has no result to keep."""
     artifacts = step.event.artifacts if isinstance(step.event, RunnerFinished | RunnerFailed) else ()
-    match lease.stop:
-        case StopReason.CANCELLED:
-            return _conclude(lease, OutcomeKind.CANCELLED, artifacts=artifacts)
-        case StopReason.LOST | StopReason.EXPIRED:
-            return _conclude(lease, OutcomeKind.LOST, artifacts=artifacts)
-        case _:
-            return _conclude(lease, OutcomeKind.FAILED, "node_shutdown", "the node was told to stop", artifacts)
+    details = step.event.details if isinstance(step.event, RunnerFailed) else None
+    return _conclude(lease, stopped(lease.task, lease.stop, lease.timeout, artifacts, details))
 
 
-def _conclude(
-    lease: Lease,
-    kind: OutcomeKind,
-    code: str = "",
-    message: str = "",
-    artifacts: tuple[Artifact, ...] = (),
-    details: dict[str, JSON] | None = None,
-) -> Command:
-    lease.disarm(StopOverdue)
-    known = {"code": code, **(details or {})} if code else dict(details or {})
-    lease.outcome = Outcome(kind=kind, task=lease.task, artifacts=artifacts, code=code, message=message, details=known)
-    return CommitOutcome(lease=lease.key, outcome=lease.outcome)
+def give_up(lease: Lease, step: Step[RunnerOverdue | StopOverdue]) -> Command:
+    lease.occupied = True
+    return end_stopped(lease, step)
+
+
+def vacate(lease: Lease, step: Step[Event]) -> None:
+    lease.occupied = False
+
+
+def _fail(lease: Lease, code: FailureCode, message: str) -> Command:
+    return _conclude(lease, failed(lease.task, code, message))
+
+
+def _conclude(lease: Lease, outcome: Outcome) -> Command:
+    lease.disarm(StopOverdue, RunnerOverdue)
+    lease.outcome = outcome
+    return CommitOutcome(lease=lease.key, outcome=outcome)
 
 
 def commit_again(lease: Lease, step: Step[CommitDue]) -> Command:
@@ -262,96 +293,73 @@ def commit_later(lease: Lease, step: Step[CommitFailed]) -> Command:
     return Warn(message=f"task {lease.task.task_id}: {problem}")
 
 
-def warn_unstoppable(lease: Lease, step: Step[StopOverdue]) -> Command:
+def warn(lease: Lease, step: Step[StopOverdue]) -> Command:
     return Warn(
         message=f"task {lease.task.task_id}: its runner was told to stop ({lease.stop}) and goes on; it keeps its slot"
     )
 
 
+_REASONS = {
+    LeaseCancelled: StopReason.CANCELLED,
+    LeaseLost: StopReason.LOST,
+    NodeStopping: StopReason.SHUTDOWN,
+    RunnerOverdue: StopReason.TIMEOUT,
+}
 _STOPS = (LeaseCancelled, LeaseLost, NodeStopping)
+_RUNNER_ENDS = (RunnerFinished, RunnerFailed)
+_TOLD = (STOPPING, UNSTOPPABLE)
+_RUNS = (RUNNING, *_TOLD)
+_READY = (ACCEPTED, PREPARING, QUEUED)
 _OVER = (FINISHING, SETTLED, CANCELLED, LOST)
 
 TABLE = (
-    Edge(
-        LeaseOffered,
-        OFFERED,
-        FINISHING,
-        "the service cancelled it before it arrived",
-        cancelled_on_arrival,
-        (take_terms, end_cancelled),
-    ),
-    Edge(
-        LeaseOffered,
-        OFFERED,
-        FINISHING,
-        "nobody here can run it; another node may",
-        no_runner,
-        (take_terms, fail_no_runner),
-    ),
+    Edge(LeaseOffered, OFFERED, FINISHING, "cancelled before it arrived", cancelled, (take_terms, end_cancelled)),
+    Edge(LeaseOffered, OFFERED, FINISHING, "another node may run it", unrunnable, (take_terms, fail_no_runner)),
     Edge(LeaseOffered, OFFERED, ACCEPTED, "a runner for it is here", do=(take_terms, accept)),
-    Edge(
-        LeaseUnreadable,
-        OFFERED,
-        FINISHING,
-        "its task is named, so it can be given back",
-        do=(take_name, fail_unreadable),
-    ),
+    Edge(LeaseUnreadable, OFFERED, FINISHING, "its task is named, so it can be given back", do=(fail_unreadable,)),
     Edge(Committed, ACCEPTED, FINISHING, "it was to stop before it began", told_to_stop, (end_stopped,)),
     Edge(Committed, ACCEPTED, FINISHING, "its terms lack what a task needs", unpreparable, (fail_setup,)),
+    Edge(Committed, ACCEPTED, QUEUED, "what its runner needs is taken", settled_no_room),
     Edge(Committed, ACCEPTED, RUNNING, "the first heartbeat is settled as well", settled, (start,)),
     Edge(Committed, ACCEPTED, PREPARING, "the first heartbeat may still change the terms, or cancel"),
     Edge(CommitFailed, ACCEPTED, FINISHING, "it was to stop before it began", told_to_stop, (end_stopped,)),
     Edge(CommitFailed, ACCEPTED, FINISHING, "work that is not on record is not begun", do=(fail_commit,)),
     Edge(KeepAliveSettled, ACCEPTED, None, "user code waits for the commit", do=(note_settled,)),
-    Edge(
-        KeepAliveSettled,
-        PREPARING,
-        FINISHING,
-        "its terms lack what a task needs",
-        unpreparable,
-        (note_settled, fail_setup),
-    ),
+    Edge(KeepAliveSettled, PREPARING, FINISHING, "its terms lack what a task needs", unpreparable, (fail_setup,)),
+    Edge(KeepAliveSettled, PREPARING, QUEUED, "what its runner needs is taken", no_room, (note_settled,)),
     Edge(KeepAliveSettled, PREPARING, RUNNING, "all is ready", do=(note_settled, start)),
-    Edge(HeartbeatAccepted, (ACCEPTED, PREPARING), None, "the first answer completes the terms", do=(merge_terms,)),
-    Edge(
-        HeartbeatAccepted,
-        (RUNNING, STOPPING, UNSTOPPABLE),
-        None,
-        "the next storage request uses the new token",
-        do=(rotate_token,),
-    ),
+    Edge(RoomFound, QUEUED, RUNNING, "it is its turn", do=(start,)),
+    Edge(RoomDenied, QUEUED, FINISHING, "it could wait for ever; another node may run it", do=(fail_no_room,)),
+    Edge(HeartbeatAccepted, _READY, None, "user code begins with the terms as last given", do=(merge_terms,)),
+    Edge(HeartbeatAccepted, _RUNS, None, "the next storage request uses the new token", do=(rotate_token,)),
     Edge(HeartbeatAccepted, _OVER, None, "the task needs no terms any more"),
     *(Edge(stop, ACCEPTED, None, "acted on when the commit is answered", do=(note_stop,)) for stop in _STOPS),
-    *(Edge(stop, PREPARING, FINISHING, "user code need not begin", do=(note_stop, end_stopped)) for stop in _STOPS),
+    *(
+        Edge(stop, (PREPARING, QUEUED), FINISHING, "user code need not begin", do=(note_stop, end_stopped))
+        for stop in _STOPS
+    ),
     *(
         Edge(stop, RUNNING, STOPPING, "going on is of no use, or not allowed", do=(note_stop, stop_runner))
         for stop in _STOPS
     ),
+    Edge(RunnerOverdue, RUNNING, STOPPING, "it has had its time", do=(note_stop, stop_runner)),
+    Edge(RunnerOverdue, STOPPING, None, "how it ends matters less than that it is late", do=(note_stop,)),
+    Edge(RunnerOverdue, UNSTOPPABLE, None, "the service took the task away; there is nothing to report", taken_away),
+    Edge(RunnerOverdue, UNSTOPPABLE, FINISHING, "it has failed, whatever its code does", do=(note_stop, give_up)),
     *(
-        Edge(stop, (STOPPING, UNSTOPPABLE), None, "the reason decides what becomes of a result", do=(note_stop,))
+        Edge(stop, _TOLD, None, "the reason decides what becomes of a result", do=(note_stop,))
         for stop in (LeaseCancelled, LeaseLost)
     ),
     Edge(RunnerFinished, RUNNING, FINISHING, "the result is kept before anybody hears of it", do=(complete,)),
     Edge(RunnerFailed, RUNNING, FINISHING, "the failure is kept before anybody hears of it", do=(fail,)),
-    Edge(
-        RunnerFinished,
-        (STOPPING, UNSTOPPABLE),
-        FINISHING,
-        "the service took the task away; its result is not wanted",
-        taken_away,
-        (end_stopped,),
-    ),
-    Edge(RunnerFinished, (STOPPING, UNSTOPPABLE), FINISHING, "it finished all the same", do=(complete,)),
-    Edge(RunnerFailed, (STOPPING, UNSTOPPABLE), FINISHING, "it stopped, as it was told", do=(end_stopped,)),
-    *(Edge(end, _OVER, None, "an abandoned runner ends some time") for end in (RunnerFinished, RunnerFailed)),
-    Edge(StopOverdue, STOPPING, UNSTOPPABLE, "the operator should know", do=(warn_unstoppable,)),
-    Edge(
-        RunnerAbandoned,
-        (STOPPING, UNSTOPPABLE),
-        FINISHING,
-        "user code must not keep the node from leaving",
-        do=(end_stopped,),
-    ),
+    Edge(RunnerFinished, _TOLD, FINISHING, "its result is not wanted any more", unwanted, (end_stopped,)),
+    Edge(RunnerFinished, _TOLD, FINISHING, "it finished all the same", do=(complete,)),
+    Edge(RunnerFailed, _TOLD, FINISHING, "it stopped, as it was told", do=(end_stopped,)),
+    *(Edge(end, _OVER, None, "its user code has ended after all", do=(vacate,)) for end in _RUNNER_ENDS),
+    Edge(StopOverdue, STOPPING, FINISHING, "it has failed, whatever its code does", timed_out, (warn, give_up)),
+    Edge(StopOverdue, STOPPING, UNSTOPPABLE, "the operator should know", do=(warn,)),
+    Edge(RunnerAbandoned, _TOLD, FINISHING, "user code must not keep the node from leaving", do=(end_stopped,)),
+    Edge(RunnerAbandoned, (FINISHING, SETTLED), None, "user code must not keep the node from leaving", do=(vacate,)),
     Edge(Committed, FINISHING, CANCELLED, "it is on record; the service knows already", ends_cancelled),
     Edge(Committed, FINISHING, LOST, "it is on record; the service would not take it", ends_lost),
     Edge(Committed, FINISHING, SETTLED, "it is on record and can be reported"),
@@ -372,3 +380,7 @@ def invariants(lease: Lease) -> Iterator[str]:
         yield "stopping without an end of patience"
     if lease.state is RUNNING and not (lease.ran and lease.settled):
         yield "running before its time"
+    if lease.state is RUNNING and (lease.timeout is None) is (RunnerOverdue in lease.timers):
+        yield f"running with timeout {lease.timeout} and timers {lease.timers}"
+    if lease.occupied and lease.state not in (FINISHING, SETTLED):
+        yield f"{lease.state} and occupied"

@@ -2,7 +2,8 @@
 
 Rules:
 1. It never asks for more than can run: asks in flight are bounded by free slots, and none is sent while BACKLOG_MAX
-   outcomes wait for delivery.
+   outcomes wait for delivery or a lease waits for room. Where runners are limited, it asks for no more than can begin,
+   and where only some capabilities have room, for one of these, in turn.
 2. A task that ran is a sign of work: the node asks at once, and while tasks keep coming it asks for one more at a time
    (``width``). Anything else - no work, a failure, a lease that could not be run - lets the pause grow.
 3. A slot is free once its outcome is committed. But a service that counts leases answers 409 until it has heard of the
@@ -53,7 +54,7 @@ __all__ = ("MACHINE", "Poller", "PollerState", "invariants")
 class PollerState(State):
     WAITING = "waiting", "The pause before the next ask; before the first token, the wait for it."
     ASKING = "asking", "At least one ask is in flight."
-    FULL = "full", "No slot is free, or too many outcomes wait for delivery."
+    FULL = "full", "No task could begin, or too many outcomes wait for delivery."
     DRAINING = "draining", "Told to stop: nothing new is taken, running tasks may end."
     CLOSING = "closing", "What still ran is cancelled; its report is on its way."
     STOPPED = "stopped", "Nothing is left to do."
@@ -68,7 +69,8 @@ class Poller(Subject):
     most ``width`` of them.
 
     ``trusting`` since a task ran, until the service had no work or a lease could not be run. ``blocked`` by a missing
-    or rejected token; ``retried`` once it has been made good. The other numbers are the latest census.
+    or rejected token; ``retried`` once it has been made good. ``asked`` is the latest capability whose turn it was.
+    The rest is the latest census.
     """
 
     state: State = WAITING
@@ -80,11 +82,14 @@ class Poller(Subject):
     blocked: bool = True
     retried: bool = False
     token_generation: int = 0
+    asked: str = ""
     busy: int = 0
     backlog: int = 0
     settling: int = 0
     ran: int = 0
     unran: int = 0
+    spare: int | None = None
+    with_room: tuple[str, ...] | None = None
 
 
 class _Seen(NamedTuple):
@@ -94,28 +99,36 @@ class _Seen(NamedTuple):
     backlog: int
     settling: int
     trusting: bool
+    spare: int | None
 
     def room(self, step: Step[Event]) -> bool:
-        return self.busy < step.config.max_concurrency and self.backlog < BACKLOG_MAX
+        return self.busy < step.config.max_concurrency and self.backlog < BACKLOG_MAX and self.spare != 0
 
     def room_now(self, step: Step[Event]) -> int:
         """How many asks may be in flight for slots that the service, too, takes for free."""
-        return step.config.max_concurrency - self.busy - self.settling if self.backlog < BACKLOG_MAX else 0
+        if self.backlog >= BACKLOG_MAX:
+            return 0
+        free = step.config.max_concurrency - self.busy - self.settling
+        return free if self.spare is None else min(free, self.spare)
 
 
 def _seen(poller: Poller, step: Step[Event]) -> _Seen:
     match step.event:
         case CensusTaken() as census:
             trusting = census.ran > poller.ran or (poller.trusting and census.unran == poller.unran)
-            return _Seen(census.busy, census.backlog, census.settling, trusting)
+            return _Seen(census.busy, census.backlog, census.settling, trusting, census.spare)
         case LeaseOffered() | LeaseUnreadable():
-            return _Seen(poller.busy + 1, poller.backlog, poller.settling, poller.trusting)
+            return _Seen(poller.busy + 1, poller.backlog, poller.settling, poller.trusting, poller.spare)
         case _:
-            return _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting)
+            return _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting, poller.spare)
 
 
 def full(poller: Poller, step: Step[Event]) -> bool:
     return not _seen(poller, step).room(step)
+
+
+def limited(poller: Poller, step: Step[LeaseOffered]) -> bool:
+    return poller.spare is not None
 
 
 def eager(poller: Poller, step: Step[Event]) -> bool:
@@ -130,11 +143,21 @@ def token_helps(poller: Poller, step: Step[TokenRenewed]) -> bool:
 
 def ask(poller: Poller, step: Step[Event]) -> Sequence[Command]:
     poller.disarm(PollDue)
-    now = _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting)
+    now = _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting, poller.spare)
     wanted = min(poller.width, now.room_now(step)) if poller.trusting else 1
     count = max(wanted - poller.asking, 0 if poller.asking else 1)
     poller.asking += count
-    return [Ask() for _ in range(count)]
+    return [Ask(capability=_in_turn(poller)) for _ in range(count)]
+
+
+def _in_turn(poller: Poller) -> str | None:
+    """The capability to ask for: the next with room after the latest asked for; None where the service may choose."""
+    if not poller.with_room:
+        return None
+    poller.asked = next(
+        (capability for capability in poller.with_room if capability > poller.asked), poller.with_room[0]
+    )
+    return poller.asked
 
 
 def hold(poller: Poller, step: Step[NoWork | AskFailed]) -> None:
@@ -159,7 +182,8 @@ def answered(poller: Poller, step: Step[Event]) -> None:
 
 
 def take(poller: Poller, step: Step[LeaseOffered | LeaseUnreadable]) -> None:
-    poller.busy += 1
+    if poller.spare is None:
+        poller.busy += 1  # else the census counts it, in this step, and says what room it leaves
     poller.width = min(poller.width + 1, step.config.max_concurrency)
 
 
@@ -188,6 +212,7 @@ def count(poller: Poller, step: Step[CensusTaken]) -> None:
         poller.trusting, poller.width = False, 1
     poller.busy, poller.backlog, poller.settling = census.busy, census.backlog, census.settling
     poller.ran, poller.unran = census.ran, census.unran
+    poller.spare, poller.with_room = census.spare, census.with_room
 
 
 def hasten(poller: Poller, step: Step[CensusTaken]) -> None:
@@ -240,6 +265,7 @@ TABLE = (
     ),
     Edge(PollDue, WAITING, ASKING, "the pause is over", do=(ask,)),
     Edge(LeaseOffered, ASKING, FULL, "that was the last free slot", full, (answered, take)),
+    Edge(LeaseOffered, ASKING, WAITING, "the census says what room it leaves", limited, (answered, take, pause)),
     Edge(LeaseOffered, ASKING, None, "tasks ran before this one: there may be more", eager, (answered, take, ask)),
     Edge(
         LeaseOffered, ASKING, WAITING, "this task has yet to show that it can be run here", do=(answered, take, pause)
@@ -263,6 +289,10 @@ TABLE = (
         do=(answered, doubt, take, pause),
     ),
     Edge(LeaseUnreadable, (WAITING, FULL, *_STOPPING), None, "the lease is failed back", do=(answered, take)),
+    *(
+        Edge(answer, ASKING, FULL, "what room there was has been taken meanwhile", full, (answered, doubt, hold))
+        for answer in (NoWork, AskFailed)
+    ),
     Edge(NoWork, ASKING, WAITING, "there is nothing to do; ask less and less often", do=(answered, doubt, hold, pause)),
     Edge(
         AskFailed,
@@ -313,5 +343,7 @@ def invariants(poller: Poller) -> Iterator[str]:
         yield "waiting for nothing"
     if poller.state is FULL and PollDue in poller.timers:
         yield "full with a poll due"
+    if poller.state is WAITING and poller.spare == 0:
+        yield "waiting to ask for what could not begin"
     if poller.timers.get(PollDue, poller.held_until) < poller.held_until:
         yield "a poll due before the service's Retry-After"

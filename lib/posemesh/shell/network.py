@@ -157,7 +157,7 @@ class Network:
     async def _get_task(self, command: Ask) -> Reply:
         return await self._http.request(
             "GET",
-            dms.tasks_url(self._config.dms_base_url),
+            dms.tasks_url(self._config.dms_base_url, command.capability),
             headers=_bearer(command.token),
             within=self._config.request_timeout_secs,
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from posemesh.errors import UndecodableLease, WireError
 from posemesh.types import JSON, Artifact, HeartbeatAnswer, LeaseEnvelope, TaskIdentity
@@ -37,7 +37,7 @@ _CLOCK: Final = re.compile(r"\b\d\d:\d\d:\d\d\b")
 
 def tasks_url(base: str, capability: str | None = None) -> str:
     """``GET /tasks``: ask for a task, of one capability if given."""
-    query = "" if capability is None else "?" + urlencode({"capability": capability})
+    query = "" if capability is None else "?capability=" + quote(capability, safe="")
     return join(base, "tasks") + query
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from posemesh.commands import CommitAccepted, CommitOutcome, StartRunner, StopRunner, UpdateLease
+from posemesh.commands import CommitAccepted, CommitOutcome, StartRunner, StopReason, StopRunner, UpdateLease
 from posemesh.events import (
     CommitDue,
     CommitFailed,
@@ -21,19 +21,23 @@ from posemesh.events import (
     LeaseOffered,
     LeaseUnreadable,
     NodeStopping,
+    RoomDenied,
+    RoomFound,
     RunnerAbandoned,
     RunnerFailed,
     RunnerFinished,
+    RunnerOverdue,
     StopOverdue,
 )
 from posemesh.machines import lease
-from posemesh.machines.lease import LeaseState, StopReason
+from posemesh.machines.lease import LeaseState
+from posemesh.policy import STOP_GRACE_SECS
 from posemesh.secret import Secret
 from posemesh.types import HeartbeatAnswer, Outcome, OutcomeKind, TaskIdentity
 
 from ...stage import ARTIFACT, CAPABILITY, DOMAIN, IDENTITY, TASK, Bench, envelope, names, sweep, untaken
 
-OFFERED, ACCEPTED, PREPARING, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
+OFFERED, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
 SETTLED_FIRST, COMMITTED, FINISHED = KeepAliveSettled(), Committed(), RunnerFinished(artifacts=(ARTIFACT,))
 FAILED = RunnerFailed(code="runner_error", message="it failed", details={"chain": ["a"]}, artifacts=(ARTIFACT,))
 CANCEL, SHUTDOWN = LeaseCancelled(), NodeStopping()
@@ -42,8 +46,8 @@ UNCOMMITTED = CommitFailed(problem="disk full")
 ENVELOPE = envelope()
 
 
-def offered(**changes: Any) -> LeaseOffered:
-    return LeaseOffered(envelope=envelope(**changes), ttl=60.0)
+def offered(*, runner: str = "", timeout: float | None = None, problem: str = "", **changes: Any) -> LeaseOffered:
+    return LeaseOffered(envelope=envelope(**changes), ttl=60.0, runner=runner, timeout=timeout, problem=problem)
 
 
 def bench(*events: Event) -> Bench:
@@ -56,8 +60,29 @@ def accepted(*events: Event) -> Bench:
     return bench(offered(), *events)
 
 
+def queued(*events: Event) -> Bench:
+    made = accepted(COMMITTED)
+    made.room = False
+    assert made(SETTLED_FIRST) == []
+    made(*events)
+    return made
+
+
 def running(*events: Event) -> Bench:
     return accepted(COMMITTED, SETTLED_FIRST, *events)
+
+
+def timed(*events: Event, seconds: float = 5.0) -> Bench:
+    """User code runs that may take so long."""
+    return bench(offered(timeout=seconds), COMMITTED, SETTLED_FIRST, *events)
+
+
+def overdue(*events: Event) -> Bench:
+    """It took longer, and was told to stop."""
+    made = timed()
+    assert made.due(RunnerOverdue) == [StopRunner(lease=0, reason=StopReason.TIMEOUT)]
+    made(*events)
+    return made
 
 
 def unstoppable(*events: Event) -> Bench:
@@ -88,6 +113,7 @@ REACH = {
     OFFERED: lambda: bench(),
     ACCEPTED: lambda: accepted(),
     PREPARING: lambda: accepted(COMMITTED),
+    QUEUED: lambda: queued(),
     RUNNING: lambda: running(),
     STOPPING: lambda: running(CANCEL),
     UNSTOPPABLE: lambda: unstoppable(CANCEL),
@@ -190,7 +216,7 @@ def test_a_running_task_gets_the_new_token_and_no_other_term() -> None:
 )
 @pytest.mark.parametrize("answer", [COMMITTED, UNCOMMITTED], ids=["committed", "commit failed"])
 def test_a_stop_before_user_code_began(stop: Event, end: CommitOutcome, answer: Event) -> None:
-    assert accepted(COMMITTED)(stop) == [end]
+    assert accepted(COMMITTED)(stop) == [end] == queued()(stop)
     made = accepted()
     assert made(stop) == [] and made.state is ACCEPTED
     assert made(answer) == [end]
@@ -200,7 +226,7 @@ def test_a_stop_before_the_commit_is_answered() -> None:
     for answer in (COMMITTED, UNCOMMITTED):
         for stop in (CANCEL, GONE, SHUTDOWN):
             made = accepted(stop)
-            assert names(made(answer)) == ["CommitOutcome"]
+            assert names(made(answer)) == ["CommitOutcome"] == names(queued()(stop))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +256,8 @@ def test_what_becomes_of_a_result_that_comes_after_the_stop(
         (command,) = made(end)
         assert command.outcome.kind is kind and made.state is FINISHING
         assert command.outcome.artifacts == (() if isinstance(end, RunnerAbandoned) else (ARTIFACT,))
+        if kind is OutcomeKind.FAILED and end is FAILED:
+            assert command.outcome.details == {"chain": ["a"], "code": command.outcome.code}
 
 
 def test_results_that_come_after_the_stop() -> None:
@@ -245,9 +273,9 @@ def test_results_that_come_after_the_stop() -> None:
 def test_a_runner_that_does_not_stop_keeps_its_slot() -> None:
     """Weakness 12 of the reference: such a runner blocks the node for ever, and nobody is told."""
     made = running(CANCEL)
-    assert made.left(StopOverdue) == 2.0
+    assert made.left(StopOverdue) == STOP_GRACE_SECS
     assert names(made.due(StopOverdue)) == ["Warn"]
-    assert made.state is UNSTOPPABLE and made.state in lease.HOLDING and made.wait(1e6) == []
+    assert made.state is UNSTOPPABLE and made.subject.holds and made.subject.stuck and made.wait(1e6) == []
 
 
 def test_an_acceptance_that_cannot_be_recorded_is_not_begun() -> None:
@@ -260,14 +288,141 @@ def test_an_outcome_that_cannot_be_recorded_is_tried_until_it_is() -> None:
     made = running(FINISHED)
     for bound in (1, 2, 4, 8, 16, 32, 60, 60):
         assert names(made(UNCOMMITTED)) == ["Warn"]
-        assert 0.8 * bound <= made.left(CommitDue) <= 1.2 * bound and made.state in lease.HOLDING
+        assert 0.8 * bound <= made.left(CommitDue) <= 1.2 * bound and made.subject.holds
         assert made.due(CommitDue) == [COMPLETED]
     made(COMMITTED)
     assert made.state is SETTLED
 
 
-def test_the_strength_of_reasons() -> None:
-    assert list(StopReason) == ["shutdown", "expired", "lost", "cancelled"]
+# -- Room -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(COMMITTED, SETTLED_FIRST), (SETTLED_FIRST, COMMITTED)])
+def test_a_task_waits_until_its_runner_has_room(order: tuple[Event, Event]) -> None:
+    made = bench(offered(runner="big"))
+    made.room = False
+    assert made(*order) == [] and made.state is QUEUED and not made.subject.ran and made.subject.holds
+    made.room = True
+    assert made(RoomFound()) == [StartRunner(lease=0, envelope=ENVELOPE, runner="big")]
+    assert made.state is RUNNING
+
+
+def test_a_task_waits_in_both_orders() -> None:
+    for order in ((COMMITTED, SETTLED_FIRST), (SETTLED_FIRST, COMMITTED)):
+        test_a_task_waits_until_its_runner_has_room(order)
+
+
+def test_a_task_that_waited_begins_with_the_latest_terms() -> None:
+    made = queued(said(access_token=Secret("new"), domain_server_url="https://moved.example"))
+    (start,) = made(RoomFound())
+    assert start.envelope.access_token == Secret("new")
+    assert start.envelope.domain_server_url == "https://moved.example"
+
+
+def test_a_task_does_not_wait_for_user_code_that_does_not_stop() -> None:
+    (command,) = queued()(RoomDenied())
+    assert command.outcome.code == "no_runner" and "goes on" in command.outcome.message
+    assert command.outcome.message.startswith(f"no runner for capability {CAPABILITY}: ")
+
+
+def test_a_task_that_no_runner_takes_although_one_has_its_capability() -> None:
+    (command,) = bench()(offered(problem="its selector asks for zone=b"))
+    assert command.outcome.reason == f"no_runner: no runner for capability {CAPABILITY}: its selector asks for zone=b"
+
+
+# -- Time -----------------------------------------------------------------------------------------------------------
+
+
+def timeout(**changes: Any) -> CommitOutcome:
+    return outcome(OutcomeKind.FAILED, "timeout", "the runner took longer than its 5 s", **changes)
+
+
+def test_user_code_that_takes_too_long_is_told_to_stop() -> None:
+    made = timed()
+    assert made.left(RunnerOverdue) == 5.0
+    assert made.wait(4.999) == [] and made.state is RUNNING
+    assert made.wait(0.001) == [StopRunner(lease=0, reason=StopReason.TIMEOUT)] and made.state is STOPPING
+
+
+def test_user_code_that_ends_in_time() -> None:
+    for end in (FINISHED, FAILED):
+        made = timed(end)
+        assert made.subject.outcome.code == ("" if end is FINISHED else "runner_error")
+        assert made.wait(1e6) == []
+
+
+def test_what_ends_after_its_timeout_has_failed_by_it_however_it_ends() -> None:
+    """Its artifacts are there all the same, and what it said last may say why it took so long."""
+    assert overdue()(FINISHED) == [timeout(**WITH_RESULT)]
+    assert overdue()(FAILED) == [timeout(**WITH_RESULT, details={"chain": ["a"], "code": "timeout"})]
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason", "kind"),
+    [
+        (CANCEL, "cancelled", OutcomeKind.CANCELLED),
+        (GONE, "lost", OutcomeKind.LOST),
+        (EXPIRED, "timeout", OutcomeKind.FAILED),
+    ],
+)
+def test_what_the_service_says_after_the_timeout(stop: Event, reason: str, kind: OutcomeKind) -> None:
+    """A lease that merely ran out here may still stand, and its failure is as good as it was."""
+    for end in (FINISHED, FAILED):
+        made = overdue(stop)
+        assert made.subject.stop == reason
+        (command,) = made(end)
+        assert command.outcome.kind is kind
+
+
+def test_a_timeout_that_comes_while_user_code_is_being_stopped() -> None:
+    for stop, reason in ((SHUTDOWN, "timeout"), (EXPIRED, "timeout"), (GONE, "lost"), (CANCEL, "cancelled")):
+        made = timed(seconds=1.0)
+        made(stop)
+        assert made.due(RunnerOverdue) == [] and made.subject.stop == reason and made.state is STOPPING
+        (command,) = made(FINISHED)
+        assert (command.outcome.code == "timeout") is (reason == "timeout")
+
+
+def test_user_code_that_ignores_its_timeout_has_failed_and_keeps_its_slot() -> None:
+    """Another node may take the task; here nothing else may have the slot, or the memory that goes with it."""
+    made = overdue()
+    assert made.left(StopOverdue) == STOP_GRACE_SECS
+    warning, commit = made.due(StopOverdue)
+    assert "(timeout)" in warning.message and commit == timeout()
+    assert made.state is FINISHING and made.subject.stuck
+    assert made(COMMITTED) == [] and made.state is SETTLED and made.subject.holds
+    assert made.wait(1e6) == []
+    assert made(FINISHED) == [] and not made.subject.holds and not made.subject.stuck
+
+
+def test_user_code_that_occupies_its_slot_ends_while_its_failure_is_being_recorded() -> None:
+    for end in (FINISHED, FAILED, RunnerAbandoned()):
+        made = overdue()
+        made.due(StopOverdue)
+        assert made(end) == [] and made.state is FINISHING and not made.subject.stuck
+        assert made(COMMITTED) == [] and not made.subject.holds
+
+
+def test_user_code_that_occupies_its_slot_is_abandoned_when_the_node_leaves() -> None:
+    made = overdue()
+    made.due(StopOverdue)
+    made(COMMITTED)
+    assert made(RunnerAbandoned()) == [] and not made.subject.holds
+
+
+def test_a_timeout_of_user_code_that_does_not_stop() -> None:
+    """Its lease ran out here, so nobody was told; after its timeout the task has failed, whatever becomes of it."""
+    made = timed(seconds=60.0)
+    made(EXPIRED)
+    made.due(StopOverdue)
+    assert made.state is UNSTOPPABLE
+    assert made.due(RunnerOverdue) == [outcome(OutcomeKind.FAILED, "timeout", "the runner took longer than its 60 s")]
+    assert made.subject.holds
+    for stop in (CANCEL, GONE):
+        made = timed(seconds=60.0)
+        made(stop)
+        made.due(StopOverdue)
+        assert made.due(RunnerOverdue) == [] and made.state is UNSTOPPABLE, "there is nobody to tell"
 
 
 def test_every_edge_is_taken() -> None:

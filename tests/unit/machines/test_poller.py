@@ -37,8 +37,18 @@ def bench(*events: Event, slots: int = 1, **settings: object) -> Bench:
     return made
 
 
-def census(busy: int = 0, backlog: int = 0, settling: int = 0, ran: int = 0, unran: int = 0) -> CensusTaken:
-    return CensusTaken(busy=busy, backlog=backlog, settling=settling, ran=ran, unran=unran)
+def census(
+    busy: int = 0,
+    backlog: int = 0,
+    settling: int = 0,
+    ran: int = 0,
+    unran: int = 0,
+    spare: int | None = None,
+    with_room: tuple[str, ...] | None = None,
+) -> CensusTaken:
+    return CensusTaken(
+        busy=busy, backlog=backlog, settling=settling, ran=ran, unran=unran, spare=spare, with_room=with_room
+    )
 
 
 def offered() -> LeaseOffered:
@@ -234,6 +244,84 @@ def test_a_rejected_token_is_made_good_once() -> None:
     assert made.due(PollDue) == [Ask()]
     made(NoWork())
     assert made(TokenRenewed(generation=4)) == [], "the token was not what was missing"
+
+
+# -- Where runners are limited --------------------------------------------------------------------------------------
+
+
+def test_it_asks_for_no_more_than_can_begin() -> None:
+    made = bench(TOKEN, slots=8)
+    made(census(spare=3))
+    made(offered(), census(busy=1, ran=1, spare=2))
+    assert made.subject.asking == 2, "as wide as one task that ran allows"
+    assert made(census(busy=2, ran=3, spare=1)) == []
+    made(offered(), census(busy=3, ran=4, spare=1))
+    assert made.subject.asking == 1, "three would be as wide as it may, and one can begin"
+
+
+def test_it_does_not_ask_where_nothing_can_begin() -> None:
+    made = bench(TOKEN, NoWork(), slots=8)
+    assert made(census(busy=1, spare=0)) == [] and made.state is FULL and made.wait(1e6) == []
+    assert made(census(busy=1, spare=1)) == [] and made.state is WAITING
+    assert made.due(PollDue) == [Ask()]
+
+
+def test_what_room_a_task_leaves_is_known_with_the_census_that_follows() -> None:
+    """It may take what several others would have run on, so nothing is asked for before."""
+    made = bench(TOKEN, slots=8)
+    made(census(spare=4))
+    assert made(offered()) == [] and made.subject.busy == 0, "the census counts it"
+    made(census(busy=1, ran=1, spare=3))
+    assert made.subject.asking == 2
+    assert made(offered()) == [] and made.state is WAITING
+    made(census(busy=2, ran=1, spare=1, with_room=("/a/v1",)))
+    assert made.state is ASKING and made.subject.asking == 1
+    assert made(offered()) == []
+    assert made(census(busy=3, ran=1, spare=0, with_room=())) == [] and made.state is FULL
+
+
+def test_room_that_is_taken_while_an_ask_is_in_flight() -> None:
+    """Else the pause would end in an ask for what cannot begin, or be stored."""
+    for answer in (NoWork(retry_after=100.0), failed(503, 100.0)):
+        for taken in (census(spare=0), census(backlog=64)):
+            made = bench(TOKEN, slots=8)
+            assert made(taken, answer) == [] and made.state is FULL and made.wait(50.0) == []
+            made(census(spare=1))
+            assert made.state is WAITING and made.left(PollDue) == 50.0, "the service's pause goes on"
+
+
+def test_a_late_answer_of_a_burst_does_not_put_off_the_next_ask() -> None:
+    made = bench(TOKEN, slots=8)
+    made(census(spare=4))
+    made(offered(), census(busy=1, ran=1, spare=3), NoWork())
+    due = made.subject.timers[PollDue]
+    made(offered(), census(busy=2, ran=1, spare=2))
+    assert made.subject.timers[PollDue] == due
+
+
+def test_where_only_some_capabilities_have_room_each_is_asked_for_in_turn() -> None:
+    made = bench(TOKEN, slots=8)
+    made(census(spare=3, with_room=("/a/v1", "/b/v1", "/d/v1")), NoWork())
+    asked = []
+    for _ in range(4):
+        asked += made.due(PollDue)
+        made(NoWork())
+    assert [ask.capability for ask in asked] == ["/a/v1", "/b/v1", "/d/v1", "/a/v1"]
+    made(census(spare=2, with_room=("/c/v1", "/d/v1")))
+    asked = []
+    for _ in range(3):
+        asked += made.due(PollDue)
+        made(NoWork())
+    assert [ask.capability for ask in asked] == ["/c/v1", "/d/v1", "/c/v1"], "after the one that had its turn"
+    made(census(spare=4))
+    assert made.due(PollDue) == [Ask()], "the service may choose"
+
+
+def test_the_asks_of_a_burst_take_turns() -> None:
+    made = bench(TOKEN, slots=8)
+    made(census(spare=4, with_room=("/a/v1", "/b/v1")))
+    asked = made(offered(), census(busy=1, ran=1, spare=3, with_room=("/a/v1", "/b/v1")))
+    assert [ask.capability for ask in asked] == ["/a/v1", "/b/v1"]
 
 
 def test_draining_takes_nothing_new_and_leaves_when_empty() -> None:

@@ -298,6 +298,22 @@ def test_no_work(status: int) -> None:
     assert ask(Service(tasks=busy)) == NoWork(retry_after=9.0)
 
 
+@pytest.mark.parametrize("capability", ["/a/v1", "a b+c&d=e%2F#é/v1", None])
+def test_an_ask_for_one_capability(capability: str | None) -> None:
+    """The service compares it exactly."""
+    asked: list[dict[str, str]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append(dict(request.query))
+        return web.Response(status=204)
+
+    service = Service()
+    service.handle = handle  # type: ignore[method-assign]
+    command = Ask(token=TOKEN, generation=3, capability=capability)
+    assert with_network(service, lambda network: network.ask(command)) == NoWork()
+    assert asked == [{} if capability is None else {"capability": capability}]
+
+
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 429, 500, 503])
 def test_a_failed_ask(status: int) -> None:
     event = ask(Service(tasks=web.Response(status=status, headers={"Retry-After": "7"})))

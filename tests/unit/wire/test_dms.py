@@ -43,7 +43,7 @@ def test_urls(base: str) -> None:
 
 
 def test_urls_are_escaped() -> None:
-    assert dms.tasks_url("https://d", "/a b/v1&x=1") == "https://d/tasks?capability=%2Fa+b%2Fv1%26x%3D1"
+    assert dms.tasks_url("https://d", "/a b/v1&x=1") == "https://d/tasks?capability=%2Fa%20b%2Fv1%26x%3D1"
     assert dms.fail_url("https://d", "a/../b?c#d") == "https://d/tasks/a%2F..%2Fb%3Fc%23d/fail"
 
 
