@@ -153,11 +153,12 @@ def test_the_three_terminals_and_the_program_of_the_readme(tmp_path: Path) -> No
             wait_for("/examples/hello/v1", node_lines)
             done = subprocess.run(submit, cwd=tmp_path, capture_output=True, text=True, timeout=SECS_MAX)
             assert done.returncode == 0, done.stderr
-            assert done.stdout.splitlines()[-1] == "results/hello.bin"
-            assert (tmp_path / "results" / "hello.bin").read_bytes() == (ROOT / "README.md").read_bytes().upper()
+            assert done.stdout.splitlines()[-1] == "results/outputs/hello.bin"
+            assert (tmp_path / "results" / "outputs" / "hello.bin").read_bytes() == (ROOT / "README.md").read_bytes()
             node.send_signal(signal.SIGINT)
             assert node.wait(SECS_MAX) == 0
-        (tmp_path / "host.py").write_text(PROGRAMS[1])
+        (program,) = (each for each in PROGRAMS if "async with node" in each)
+        (tmp_path / "host.py").write_text(program)
         with process(sys.executable, "host.py", cwd=tmp_path) as (host, host_lines):
             done = subprocess.run(submit, cwd=tmp_path, capture_output=True, text=True, timeout=SECS_MAX)
             assert done.stdout.splitlines()[-1] == "results/hello.txt"

@@ -92,3 +92,10 @@ def test_the_arrows_between_the_machines_are_rules_of_the_coupling() -> None:
     drawn = {(source, target) for source, _, target in arrows}
     told = {(s, target) for rule in rules for target, _ in rule.tell for s in rule.where if s != target}
     assert told <= drawn
+
+
+def test_the_test_of_a_runner_passes() -> None:
+    names: dict[str, object] = {}
+    exec(compile(blocks("python")[0], "README.md", "exec", dont_inherit=True), names)
+    (test,) = (block for block in blocks("python") if "run_runner" in block)
+    exec(compile(test, "README.md", "exec", dont_inherit=True), names)

@@ -28,7 +28,7 @@ from posemesh.storage.archive import Budget, extract, is_archive
 from posemesh.types import Artifact, TaskSpec
 from posemesh.wire import domain
 
-__all__ = ("MemoryStorage",)
+__all__ = ("DOMAIN", "MemoryStorage")
 
 DOMAIN = UUID("0d000000-0000-4000-8000-000000000000")
 UNPACKED_BYTES_MAX = 1024**3

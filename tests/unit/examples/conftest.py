@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from posemesh.runners.api import RunnerFunction
-from posemesh.runners.port import GetBytes, Progress, PutArtifact
-from posemesh.runners.task import PortTask
-from posemesh.types import LeaseEnvelope, TaskSpec
+import posemesh.node
+from posemesh.runners.api import RunnerTarget
+from posemesh.testing import RunResult, run_runner
+
+from .offers import Offer, Offers
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -22,44 +22,26 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 sys.path.append(str(EXAMPLES / "pointcloud"))
 
 
-class MemoryPort:
-    """A task's node, in memory: inputs are given, artifacts and progress are kept."""
+@pytest.fixture
+def offers(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Offer]]:
+    """``offers("hello.py")`` imports an example and returns what its node offers."""
 
-    cancelled = False
+    def load(name: str) -> dict[str, Offer]:
+        monkeypatch.setattr(posemesh.node, "Node", Offers)
+        offered: dict[str, Offer] = runpy.run_path(str(EXAMPLES / name))["node"].offered
+        return offered
 
-    def __init__(self, inputs: dict[str, bytes]) -> None:
-        self.inputs = inputs
-        self.artifacts: dict[str, bytes] = {}
-        self.progress: list[Any] = []
-
-    def post(self, message: Any) -> None:
-        assert isinstance(message, Progress)
-        self.progress.append(message.value)
-
-    async def call(self, message: Any) -> Any:
-        if isinstance(message, GetBytes):
-            return self.inputs[message.cid]
-        assert isinstance(message, PutArtifact) and isinstance(message.content, bytes)
-        self.artifacts[message.rel_path] = message.content
-        return f"id-{len(self.artifacts)}"
-
-
-Run = Callable[..., MemoryPort]
+    return load
 
 
 @pytest.fixture
-def run_task(tmp_path: Path) -> Run:
-    """``run_task(runner, *inputs, meta=...)`` runs one task and returns what its node saw of it."""
+def run_task() -> Callable[..., RunResult]:
+    """``run_task(runner, *inputs, meta=...)`` runs one task; what the runner raises is raised here."""
 
-    def run(runner: RunnerFunction, *inputs: bytes, meta: Any = None) -> MemoryPort:
-        port = MemoryPort({f"cid-{number}": data for number, data in enumerate(inputs)})
-        task = TaskSpec(id=UUID(int=1), capability="/examples/any/v1", inputs_cids=list(port.inputs), meta=meta)
-        context = PortTask(LeaseEnvelope(task=task), port, lambda: tmp_path)
-
-        async def main() -> None:
-            await runner(context)
-
-        asyncio.run(main())
-        return port
+    def run(runner: RunnerTarget, *inputs: bytes, meta: Any = None) -> RunResult:
+        result = run_runner(runner, inputs={f"cid-{number}": data for number, data in enumerate(inputs)}, meta=meta)
+        if result.outcome.error is not None:
+            raise result.outcome.error
+        return result
 
     return run
