@@ -79,6 +79,16 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _amounts(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for entry in text.split(","):
+        name, colon, amount = entry.partition(":")
+        if not colon:
+            raise _Wrong(f"expected a name and an amount, got {_shown(entry)}; write gpu:2,camera:1")
+        found.append((name.strip(), _integer(amount.strip())))
+    return tuple(found)
+
+
 # --- One rule each: a value in, nothing out, or _Wrong -------------------------------------------------------------
 
 
@@ -138,6 +148,15 @@ def _key_digits(text: str) -> str:
     return text.strip().lower().removeprefix("0x")
 
 
+def _resources(value: Any) -> None:
+    for name, amount in value:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", name):
+            raise _Wrong(f"expected names of letters, digits and . _ / -, got {_shown(name)}; write gpu:2,camera:1")
+        _amount(0)(amount)
+    if len(dict(value)) < len(value):
+        raise _Wrong("expected each resource once; take out the other")
+
+
 def _url(value: object) -> None:
     todo = "write it like https://host.example/path"
     if not isinstance(value, str) or not value.isprintable() or re.search(r"\s", value):
@@ -192,6 +211,8 @@ class NodeConfig:
     #: -1 for no end.
     register_max_retry: int = _setting(_integer, _amount(-1), default=-1)
     max_concurrency: int = _setting(_integer, _amount(1), default=1)
+    #: How much there is of what runners name as ``resources``; what is not named here is there once.
+    resources: tuple[tuple[str, int], ...] = _setting(_amounts, _resources, default=())
     log_format: str = _setting(_word, _one_of(LOG_FORMATS), default="json")
     enable_noop: bool = _setting(_flag, default=False)
     noop_sleep_secs: float = _setting(_number, _amount(0), default=5.0)

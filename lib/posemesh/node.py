@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, TypeVar
 
 from posemesh import telemetry
+from posemesh.capacity import Capacity
 from posemesh.config import NodeConfig
 from posemesh.errors import ConfigError, NodeStopped, PosemeshError
 from posemesh.machines._kernel import Moved
-from posemesh.runners.api import Runner, RunnerFunction
+from posemesh.runners.api import Runner, RunnerTarget
+from posemesh.runners.executors.declared import Declared, Terms, declare_command, declare_routed, declare_runner
+from posemesh.runners.metrics import MetricsBackend, noop_metrics
 from posemesh.runners.noop import CAPABILITY as NOOP
 from posemesh.runners.noop import noop
+from posemesh.runners.router import RoutedRunner
 from posemesh.runtime import Runtime
 from posemesh.shell.clock import Clock, SystemClock
 from posemesh.shell.ledger import MemoryLedger
@@ -32,7 +35,7 @@ from posemesh.target import importing
 __all__ = ("Node",)
 
 DEFAULT_PORT = 8080
-F = TypeVar("F", bound=RunnerFunction)
+F = TypeVar("F", bound=RunnerTarget)
 
 
 class Node:
@@ -44,12 +47,18 @@ class Node:
     """
 
     def __init__(
-        self, config: NodeConfig | None = None, *, runners: Iterable[Runner] = (), clock: Clock | None = None
+        self,
+        config: NodeConfig | None = None,
+        *,
+        runners: Iterable[Runner] = (),
+        metrics: MetricsBackend | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._config = config
         self._clock: Clock = clock or SystemClock()
         self._given = tuple(runners)
-        self._runners: dict[str, RunnerFunction] = {}
+        self._metrics = metrics
+        self._declared: dict[str, Declared] = {}
         self._runtime: Runtime | None = None
         self._statistics: Statistics | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -60,7 +69,7 @@ class Node:
 
     def __repr__(self) -> str:
         state = "stopped" if self._runtime is None else repr(self._runtime.address)
-        return f"<Node {state} {sorted(self._runners)}>"
+        return f"<Node {state} {sorted(self._declared)}>"
 
     def runner(
         self,
@@ -72,24 +81,66 @@ class Node:
         timeout: float | None = None,
         slots: int | None = None,
         resources: Mapping[str, int] | None = None,
-        restart: str | None = None,
+        memory_bytes: int | None = None,
+        keep: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> Callable[[F], F]:
-        """Decorate an ``async def run(task)`` to offer ``capability`` (1 to 256 bytes, no blanks).
+        """Decorate a function, a generator or a class with ``run(task)`` to offer ``capability`` (1 to 256 bytes, no
+        blanks).
 
-        Raises ValueError for a capability that is taken or has no such form, TypeError for what is no function, and
-        NotImplementedError for an option that is not built yet.
+        ``name`` is the capability where it is not given; names are unique, and ``labels`` tell runners of one
+        capability apart. ``executor`` is inline (async functions) or thread (plain ones) where it is not given, or
+        process, an interpreter of its own, to which alone ``memory_bytes``, ``keep`` (reuse it for the next task) and
+        ``env`` apply. A task may take ``timeout`` seconds. At most ``slots`` run at once, and as many as
+        ``resources`` (RESOURCES) suffice for.
+
+        Raises ValueError for a name that is taken and options that do not fit, TypeError for what is no runner.
         """
-        options: dict[str, object] = {"name": name, "labels": labels, "executor": executor, "timeout": timeout}
-        options |= {"slots": slots, "resources": resources, "restart": restart}
-        for option, value in options.items():
-            if value is not None:
-                raise NotImplementedError(f"runner option {option!r} is not built yet; leave it out")
+        terms = _terms(name, labels, timeout, slots, resources)
 
-        def register(function: F) -> F:
-            self._add(capability, function)
-            return function
+        def register(target: F) -> F:
+            self._add(
+                declare_runner(
+                    capability, target, terms, executor=executor, memory_bytes=memory_bytes, keep=keep, env=env
+                )
+            )
+            return target
 
         return register
+
+    def command(
+        self,
+        capability: str,
+        argv: Sequence[str],
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        slots: int | None = None,
+        resources: Mapping[str, int] | None = None,
+        memory_bytes: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Offer ``capability`` by a program: ``argv`` with ``{input}``, ``{outputs}`` and the like filled in. The
+        options are those of :meth:`runner`.
+        """
+        terms = _terms(name, labels, timeout, slots, resources)
+        self._add(declare_command(capability, argv, terms, memory_bytes=memory_bytes, env=env))
+
+    def register(
+        self,
+        routed: RoutedRunner,
+        capability: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        slots: int | None = None,
+        resources: Mapping[str, int] | None = None,
+    ) -> None:
+        """Offer ``capability`` by a runner that says itself which tasks it supports, and builds them. The options are
+        those of :meth:`runner`.
+        """
+        self._add(declare_routed(capability, routed, _terms(None, labels, timeout, slots, resources)))
 
     async def start(self) -> None:
         """Register, sign in, and begin to lease; user code runs on this loop. Returns after the first sign-in.
@@ -207,9 +258,12 @@ class Node:
             raise PosemeshError("the node is running already; stop it first")
         self._closing = None
         runners = self._offered(config)
+        capacity = Capacity((runner.offer for runner in runners), dict(config.resources))
         self._runtime = Runtime(
             config,
             runners,
+            capacity=capacity,
+            metrics=self._metrics or _metrics(port),
             clock=self._clock,
             offload=offload(),
             rng=self._rng,
@@ -236,38 +290,52 @@ class Node:
             raise NodeStopped("the node is not running; call start() first")
         return self._runtime
 
-    def _offered(self, config: NodeConfig) -> dict[str, RunnerFunction]:
-        """The runners by capability: decorated, given, and the no-op where it is enabled."""
-        offered = dict(self._runners)
+    def _offered(self, config: NodeConfig) -> list[Declared]:
+        """The runners in the order of their routing: decorated, given, and the no-op where it is enabled."""
+        offered = dict(self._declared)
         for runner in self._given:
-            capability = runner.capability()
-            _check(capability, offered)
-            offered[capability] = cast(RunnerFunction, runner.run)
-        if config.enable_noop and NOOP not in offered:
-            offered[NOOP] = noop(config.noop_sleep_secs)
+            given = declare_runner(runner.capability(), runner, Terms())
+            _check(given, offered)
+            offered[given.name] = given
+        if config.enable_noop and all(runner.capability != NOOP for runner in offered.values()):
+            offered[NOOP] = declare_runner(NOOP, noop(config.noop_sleep_secs), Terms())
         if not offered:
             raise ConfigError(
                 ['no runner: decorate one with @node.runner("/your/capability/v1"), or set ENABLE_NOOP=true']
             )
-        return offered
+        return list(offered.values())
 
-    def _add(self, capability: str, function: Any) -> None:
-        _check(capability, self._runners)
-        if not callable(function):
-            raise TypeError(f"expected an `async def run(task)` for {capability}, got {type(function).__name__}")
-        if not inspect.iscoroutinefunction(function):
-            raise NotImplementedError(f"runner {capability}: only `async def` functions can be run so far; make it one")
+    def _add(self, declared: Declared) -> None:
+        _check(declared, self._declared)
         if self._runtime is not None:
             raise PosemeshError(
-                f"runner {capability}: DDS knows this node's capabilities already; add runners before start()"
+                f"runner {declared.name}: DDS knows this node's capabilities already; add runners before start()"
             )
-        self._runners[capability] = function
+        self._declared[declared.name] = declared
 
 
-def _check(capability: str, taken: Mapping[str, object]) -> None:
-    if not 1 <= len(capability.encode()) <= 256 or not capability.isprintable():
-        raise ValueError(f"expected a capability of 1 to 256 bytes, such as /examples/hello/v1, got {capability!r:.80}")
-    if any(letter.isspace() for letter in capability):
-        raise ValueError(f"expected a capability without blanks, got {capability!r}")
-    if capability in taken:
-        raise ValueError(f"capability {capability} has a runner already; a node has one for each")
+def _check(declared: Declared, taken: Mapping[str, Declared]) -> None:
+    if declared.name in taken:
+        raise ValueError(
+            f"there is a runner named {declared.name} already; for another one of the same capability give a name"
+        )
+
+
+def _terms(
+    name: str | None,
+    labels: Mapping[str, str] | None,
+    timeout: float | None,
+    slots: int | None,
+    resources: Mapping[str, int] | None,
+) -> Terms:
+    return Terms(name=name, labels=labels or {}, timeout=timeout, slots=slots, resources=resources or {})
+
+
+def _metrics(port: int | None) -> MetricsBackend:
+    """Prometheus' where somebody could ask for it and its extra is installed."""
+    if port is not None:
+        with suppress(ImportError):
+            from posemesh.runners.prometheus import PrometheusMetrics
+
+            return PrometheusMetrics()
+    return noop_metrics()

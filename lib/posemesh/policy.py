@@ -62,7 +62,7 @@ BACKLOG_MAX = 64
 STOP_GRACE_SECS = 3.0
 """User code that was told to stop has this long before it is called unstoppable."""
 CHILD_GRACE_SECS = 2.0
-"""Between SIGTERM and SIGKILL of a child: shorter than STOP_GRACE_SECS, so that a killed child is no unstoppable one."""
+"""Between SIGTERM and SIGKILL of a child: below STOP_GRACE_SECS, so that a killed child is no unstoppable one."""
 ASK_GRACE_SECS = 0.4
 """A node told to stop waits this long for an ask in flight: the answer may hold a lease that must be failed back."""
 LEAVE_SECS = 5.0

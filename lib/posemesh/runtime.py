@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from random import Random
 from typing import Any
 
+from posemesh.capacity import Capacity
 from posemesh.commands import Command
 from posemesh.config import NodeConfig
 from posemesh.engine import Engine
 from posemesh.errors import NodeStartError, PosemeshError
 from posemesh.events import CancelRequested, DrainRequested, Event, NodeLeft, NodeStarted
 from posemesh.machines._kernel import Moved
-from posemesh.runners.api import RunnerFunction
+from posemesh.runners.context import BuildContext
+from posemesh.runners.executors.declared import Declared
+from posemesh.runners.metrics import MetricsBackend, MetricsHandle
+from posemesh.runners.registry import RunnerRegistry
+from posemesh.runners.router import RunnerRouter
 from posemesh.shell.clock import Clock
 from posemesh.shell.executor import Executor
 from posemesh.shell.http import Http
@@ -43,8 +48,10 @@ class Runtime:
     def __init__(
         self,
         config: NodeConfig,
-        runners: Mapping[str, RunnerFunction],
+        runners: Sequence[Declared],
         *,
+        capacity: Capacity,
+        metrics: MetricsBackend,
         clock: Clock,
         offload: Offload,
         rng: Random,
@@ -65,15 +72,18 @@ class Runtime:
         self._http = Http(clock, offload, user_agent=f"posemesh/{config.node_version}")
         self._storage = NodeStorage(config, self._signer.address, clock, offload, rng)
         self._sweeping: asyncio.Task[None] | None = None
-        self._engine = Engine(config, runners, rng)
+        self._registry = RunnerRegistry(_router(runners, offload, metrics), metrics)
+        capabilities = sorted({runner.capability for runner in runners})
+        self._engine = Engine(config, capabilities, rng, capacity=capacity)
         self._observer = Observer(self._engine, clock)
+        timeouts = {runner.name: runner.terms.timeout for runner in runners}
         self._executor = Executor(
-            network=Network(self._http, config, self._signer, sorted(runners), clock),
+            network=Network(self._http, config, self._signer, capabilities, clock, self._registry.route, timeouts),
             ledger=ledger,
             secrets=secrets,
-            offload=offload,
-            runners=runners,
+            registry=self._registry,
             storage=self._storage.task,
+            metrics=MetricsHandle.of(metrics),
             post=self.post,
             left=self._leave,
         )
@@ -84,6 +94,7 @@ class Runtime:
             ready=self.can_lease,
             status=self.status,
             expose_status=config.expose_status,
+            metrics=getattr(metrics, "render", None),
         )
 
     @property
@@ -139,7 +150,16 @@ class Runtime:
             logger().warning("coincurve is not installed, so ecdsa signs, which leaks timing; pip install coincurve")
         logger().info(f"node {self.address} offers {', '.join(sorted(self._engine.capabilities))}")
         self._sweeping = asyncio.ensure_future(self._sweep())
+        await self._check()
         self.post(NodeStarted())
+
+    async def _check(self) -> None:
+        """Let runners look whether they can work here, unless the node is told to stop meanwhile."""
+        check = asyncio.ensure_future(self._registry.check())
+        await asyncio.wait((check, self.left), return_when=asyncio.FIRST_COMPLETED)
+        if not check.done():
+            check.cancel()
+        await asyncio.gather(check, return_exceptions=self.left.done())
 
     async def _sweep(self) -> None:
         try:
@@ -190,6 +210,7 @@ class Runtime:
         for outcome in self._ledger.unsettled():
             logger().error(f"task {outcome.task.task_id}: its outcome ({outcome.kind}) could not be delivered")
         await self._executor.close()
+        await self._registry.close()
         await self._server.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -217,3 +238,10 @@ class Runtime:
             self.ready.set_exception(error)
         if not self.left.done():
             self.left.set_result(None) if error is None else self.left.set_exception(error)
+
+
+def _router(runners: Sequence[Declared], offload: Offload, metrics: MetricsBackend) -> RunnerRouter:
+    router = RunnerRouter(BuildContext(metrics=MetricsHandle.of(metrics)))
+    for runner in runners:
+        router.register(runner.make(offload), runner.terms.labels, capability=runner.capability)
+    return router

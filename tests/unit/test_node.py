@@ -22,12 +22,14 @@ from posemesh import (
     ConfigError,
     Node,
     NodeConfig,
+    NodeStartError,
     NodeStopped,
     PosemeshError,
     RegistrationRefused,
     Secret,
     SignInRefused,
 )
+from posemesh.capacity import Offer
 from posemesh.devnet import Devnet, DevnetConfig
 from posemesh.target import load_target
 from posemesh.testing import LoopClock, ManualClock, run_virtual, simulated
@@ -87,15 +89,16 @@ def test_making_one_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_runners_are_offered() -> None:
     node = Node(config(enable_noop=True), runners=[Given("/given/v1")])
     assert node.runner(CAPABILITY)(nothing) is nothing
-    assert sorted(node._offered(config(enable_noop=True))) == [CAPABILITY, "/given/v1", "/posemesh/noop/v1"]
-    assert sorted(node._offered(config())) == [CAPABILITY, "/given/v1"]
+    offered = [declared.capability for declared in node._offered(config(enable_noop=True))]
+    assert offered == [CAPABILITY, "/given/v1", "/posemesh/noop/v1"], "in the order of their routing"
+    assert [declared.capability for declared in node._offered(config())] == [CAPABILITY, "/given/v1"]
     assert repr(node) == f"<Node stopped ['{CAPABILITY}']>"
 
 
 def test_a_runner_of_the_user_s_takes_the_place_of_the_no_op() -> None:
     node = Node()
     node.runner("/posemesh/noop/v1")(nothing)
-    assert node._offered(config(enable_noop=True)) == {"/posemesh/noop/v1": nothing}
+    assert node._offered(config(enable_noop=True)) == list(node._declared.values())
 
 
 @pytest.mark.parametrize("capability", ["", "x" * 257, "é" * 129, "/a b/v1", " /a/v1", "/a\n", "/a\u00a0b", "/a\x00"])
@@ -104,39 +107,88 @@ def test_a_capability_has_a_form(capability: str) -> None:
         Node().runner(capability)(nothing)
 
 
-def test_a_capability_has_one_runner() -> None:
+def test_names_are_unique_and_capabilities_need_not_be() -> None:
     node = Node()
     node.runner(CAPABILITY)(nothing)
-    with pytest.raises(ValueError, match="has a runner already"):
+    with pytest.raises(ValueError, match="there is a runner named /examples/hello/v1 already"):
         node.runner(CAPABILITY)(nothing)
-    with pytest.raises(ValueError, match="has a runner already"):
+    with pytest.raises(ValueError, match="for another one of the same capability give a name"):
         Node(runners=[Given(), Given()])._offered(config())
+    node.runner(CAPABILITY, name="other", labels={"zone": "b"})(nothing)
+    assert [declared.name for declared in node._offered(config())] == [CAPABILITY, "other"]
+
+
+def test_all_kinds_of_runners_are_offered() -> None:
+    node = Node()
+
+    @node.runner("/plain/v1", timeout=5, slots=2, resources={"gpu": 1})
+    def plain(task: Any) -> None: ...
+
+    @node.runner("/class/v1")
+    class Model:
+        async def run(self, task: Any) -> None: ...
+
+    node.command("/command/v1", ["true"], timeout=1)
+    assert [declared.capability for declared in node._offered(config())] == ["/plain/v1", "/class/v1", "/command/v1"]
+    assert node._declared["/plain/v1"].offer == Offer("/plain/v1", "/plain/v1", 2, {"gpu": 1})
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("options", "expected"),
     [
-        ("name", "n"),
-        ("labels", {"gpu": "1"}),
-        ("executor", "process"),
-        ("timeout", 1.0),
-        ("slots", 1),
-        ("resources", {"gpu": 1}),
-        ("restart", "never"),
+        ({"executor": "fiber"}, "expected executor inline, thread or process, got 'fiber'"),
+        ({"executor": "thread"}, "an async runner runs inline or in a process"),
+        ({"timeout": 0}, "timeout: expected seconds above 0, got 0"),
+        ({"timeout": float("inf")}, "timeout: expected seconds above 0"),
+        ({"slots": 0}, "slots: expected a whole number of at least 1, got 0"),
+        ({"slots": True}, "slots: expected a whole number"),
+        ({"resources": {"gpu": 0.5}}, "resource 'gpu': expected a whole number of at least 1, got 0.5"),
+        ({"memory_bytes": 1}, 'memory_bytes, keep and env are for executor="process", not inline'),
+        ({"keep": False}, "are for executor"),
+        ({"env": {}}, "are for executor"),
+        ({"name": ""}, "expected a runner's name"),
+        ({"labels": {"gpu": 1}}, "labels: expected text by name, got 'gpu': 1"),
     ],
 )
-def test_options_that_are_not_built_say_so(option: str, value: Any) -> None:
-    with pytest.raises(NotImplementedError, match=rf"'{option}' is not built yet; leave it out"):
-        Node().runner(CAPABILITY, **{option: value})
+def test_options_that_do_not_fit_say_so(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Node().runner(CAPABILITY, **options)(nothing)
 
 
-def test_only_coroutine_functions_are_runners() -> None:
+def test_what_is_no_runner_is_refused() -> None:
     node = Node()
-    with pytest.raises(NotImplementedError, match="make it one"):
-        node.runner(CAPABILITY)(lambda task: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(TypeError, match="got int"):
+    with pytest.raises(TypeError, match="expected a runner"):
         node.runner(CAPABILITY)(5)  # type: ignore[type-var]
-    assert node._runners == {}
+    with pytest.raises(ValueError, match="a plain function would stop the loop"):
+        node.runner(CAPABILITY, executor="inline")(lambda task: None)
+    with pytest.raises(TypeError, match="expected name, supports"):
+        node.register(5, CAPABILITY)  # type: ignore[arg-type]
+    assert node._declared == {}
+
+
+def test_a_runner_that_could_never_run_keeps_the_node_from_starting() -> None:
+    async def test(net: Devnet, node: Node) -> None:
+        node.runner("/big/v1", resources={"gpu": 3})(nothing)
+        with pytest.raises(ConfigError, match="needs gpu:3 for one task"):
+            await node.start()
+
+    with_node(test, RESOURCES="gpu:2")
+
+
+def test_a_failed_check_keeps_the_node_from_starting() -> None:
+    class Lacking:
+        def check(self) -> None:
+            raise RuntimeError("no camera")
+
+        async def run(self, task: Any) -> None: ...
+
+    async def test(net: Devnet, node: Node) -> None:
+        node.runner("/lacking/v1", name="lacking")(Lacking)
+        with pytest.raises(NodeStartError, match="runner lacking: RuntimeError: no camera"):
+            await node.start()
+        assert not net.requests
+
+    with_node(test)
 
 
 # --- Starting ---------------------------------------------------------------------------------------------------

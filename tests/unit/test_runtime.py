@@ -12,7 +12,11 @@ import aiohttp
 import pytest
 
 from posemesh import NodeConfig, telemetry
+from posemesh.capacity import Capacity
 from posemesh.devnet import Devnet, DevnetConfig
+from posemesh.runners.executors.declared import Terms, declare_runner
+from posemesh.runners.metrics import MetricsBackend, noop_metrics
+from posemesh.runners.prometheus import PrometheusMetrics
 from posemesh.runtime import ListenError, Runtime
 from posemesh.shell.ledger import MemoryLedger
 from posemesh.shell.offload import InlineOffload
@@ -33,7 +37,9 @@ def log() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-def with_runtime(test: Callable[[Devnet, Runtime], Awaitable[None]], **settings: str) -> None:
+def with_runtime(
+    test: Callable[[Devnet, Runtime], Awaitable[None]], metrics: MetricsBackend | None = None, **settings: str
+) -> None:
     async def main() -> None:
         async with Devnet(DevnetConfig(), clock=LoopClock(), rng=Random(1)) as net:
 
@@ -41,7 +47,9 @@ def with_runtime(test: Callable[[Devnet, Runtime], Awaitable[None]], **settings:
 
             runtime = Runtime(
                 NodeConfig.from_env(net.node_settings(KEY) | settings),
-                {"/b/v1": run, "/a/v1": run},
+                [declare_runner(capability, run, Terms()) for capability in ("/b/v1", "/a/v1")],
+                capacity=Capacity(),
+                metrics=metrics or noop_metrics(),
                 clock=LoopClock(),
                 offload=InlineOffload(),
                 rng=Random(1),
@@ -69,6 +77,18 @@ def test_it_is_ready_after_the_first_sign_in() -> None:
         await runtime.left
 
     with_runtime(test)
+
+
+def test_it_serves_its_metrics_where_they_can_be_rendered() -> None:
+    async def test(net: Devnet, runtime: Runtime) -> None:
+        await runtime.open(0, fixed=True)
+        await runtime.ready
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{runtime.port}/metrics") as reply:
+            assert (reply.status == 200) == served
+            assert ("dms_poll_latency_ms" in await reply.text()) == served
+
+    for served in (False, True):
+        with_runtime(test, PrometheusMetrics() if served else None)
 
 
 def test_it_serves_on_its_port() -> None:

@@ -30,8 +30,10 @@ class Ending:
     details: dict[str, JSON] = field(default_factory=dict)
 
 
-def ending_of(error: BaseException | None, output: Sequence[str] = ()) -> Ending:
-    """The ending of user code that raised ``error``, or returned where that is None."""
+def ending_of(error: BaseException | None, output: Sequence[str] = (), *, ready: bool = True) -> Ending:
+    """The ending of user code that raised ``error``, or returned where that is None. ``ready`` is False where its
+    ``setup()`` had not returned.
+    """
     if error is None:
         return Ending()
     details: dict[str, JSON] = {"chain": [said(each) for each in _causes(error)]}
@@ -39,7 +41,8 @@ def ending_of(error: BaseException | None, output: Sequence[str] = ()) -> Ending
         details["output"] = list(output)
     if isinstance(error, asyncio.CancelledError):
         return Ending(code=FailureCode.CANCELLED, message="the runner was cancelled", details=details)
-    return Ending(code=_code(error), message=said(error), details=details)
+    code = _code(error) if ready else FailureCode.SETUP_FAILED
+    return Ending(code=code, message=said(error), details=details)
 
 
 def said(error: BaseException) -> str:

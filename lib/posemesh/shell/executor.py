@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from posemesh.commands import (
@@ -21,6 +22,7 @@ from posemesh.commands import (
     SettleOutcome,
     SignIn,
     StartRunner,
+    StopReason,
     StopRunner,
     StoreSecret,
     UpdateLease,
@@ -28,11 +30,11 @@ from posemesh.commands import (
 )
 from posemesh.errors import NodeStartError
 from posemesh.events import Committed, Event, Failure, LeaseId, SecretStored, SecretUnstored
-from posemesh.runners.api import RunnerFunction
+from posemesh.runners.metrics import MetricsHandle
+from posemesh.runners.registry import RunnerRegistry
 from posemesh.shell.host import Storage, TaskHost
 from posemesh.shell.ledger import Ledger
 from posemesh.shell.network import Network
-from posemesh.shell.offload import Offload
 from posemesh.shell.secrets import SecretStore
 from posemesh.telemetry import logger
 
@@ -50,18 +52,18 @@ class Executor:
         network: Network,
         ledger: Ledger,
         secrets: SecretStore,
-        offload: Offload,
-        runners: Mapping[str, RunnerFunction],
+        registry: RunnerRegistry,
         storage: Callable[[TaskHost], Storage],
+        metrics: MetricsHandle,
         post: Callable[[Event], None],
         left: Callable[[NodeStartError | None], None],
     ) -> None:
         self._network = network
         self._ledger = ledger
         self._secrets = secrets
-        self._offload = offload
-        self._runners = runners
+        self._registry = registry
         self._storage = storage
+        self._metrics = metrics
         self._post = post
         self._left = left
         self._hosts: dict[LeaseId, TaskHost] = {}
@@ -74,7 +76,7 @@ class Executor:
         match command:
             case Answered():
                 if isinstance(command, StartRunner):  # now, since a stop may follow in the same step
-                    self._hosts[command.lease] = TaskHost(command, self._offload, self._post, self._storage)
+                    self._hosts[command.lease] = TaskHost(command, self._post, self._storage, self._metrics)
                 job = asyncio.ensure_future(self._answer(command))
                 self._jobs.add(job)
                 job.add_done_callback(self._jobs.discard)
@@ -86,6 +88,7 @@ class Executor:
                 if lease in self._hosts:
                     self._hosts[lease].stop(reason)
             case UpdateLease(lease=lease, envelope=envelope):
+                self._metrics.token_rotated()
                 if lease in self._hosts:
                     self._hosts[lease].envelope = envelope
             case SettleOutcome(lease=lease, ending=ending):
@@ -112,7 +115,7 @@ class Executor:
         """Cancel what is still in flight and wait for it; user code that does not stop is not waited for."""
         self._closed = True
         for host in self._hosts.values():
-            host.stop()
+            host.stop(StopReason.SHUTDOWN)
         for job in self._jobs:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -136,7 +139,7 @@ class Executor:
             case SignIn():
                 return self._network.sign_in()
             case Ask():
-                return self._network.ask(command)
+                return self._ask(command)
             case SendHeartbeat():
                 return self._network.heartbeat(command)
             case OfferOutcome():
@@ -150,9 +153,15 @@ class Executor:
             case _:
                 raise TypeError(f"no way to answer {command}")
 
+    async def _ask(self, command: Ask) -> Event:
+        asked = time.monotonic()
+        event = await self._network.ask(command)
+        self._metrics.poll_latency((time.monotonic() - asked) * 1000)
+        return event
+
     async def _run(self, command: StartRunner) -> Event:
         try:
-            return await self._hosts[command.lease].run(self._runners[command.envelope.task.capability])
+            return await self._hosts[command.lease].run(self._registry.run_for_lease)
         finally:
             del self._hosts[command.lease]
 

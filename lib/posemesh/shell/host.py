@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from posemesh.commands import StartRunner
-from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError, TaskStopped
+from posemesh.errors import StorageError, TaskStopped
 from posemesh.events import Event, EventLogged, LeaseId, ProgressMade, RunnerFailed, RunnerFinished, TransferMoved
 from posemesh.policy import EVENTS_MAX
-from posemesh.runners.api import RunnerFunction, TaskContext
+from posemesh.runners.ending import Ending, ending_of
+from posemesh.runners.job import Ended, Job, Run
+from posemesh.runners.metrics import MetricsHandle
 from posemesh.runners.port import GetToken, LogEvent, Progress, Question, StorageQuestion
-from posemesh.shell.offload import Offload, Run
-from posemesh.telemetry import logger, scrub, task_span
-from posemesh.types import JSON, Artifact
+from posemesh.telemetry import logger
+from posemesh.types import Artifact, LeaseEnvelope
 
-__all__ = ("Storage", "TaskHost")
+__all__ = ("Launch", "Storage", "TaskHost")
 
 T = TypeVar("T")
+Launch: TypeAlias = Callable[[Job, Ended], Run]
 
-CHAIN_MAX = 8
-SAID_CHARS_MAX = 4000
-"""A report that is too large is refused, and the reason lost with it."""
 GATHER_SECS = 0.02
 """What user code reports within this is taken in together."""
 
@@ -56,48 +54,50 @@ class Storage(Protocol):
 
 
 class TaskHost:
-    """One task. ``post`` takes its events; all methods but those of its port are for the node's loop."""
+    """One task: the ``Job`` that user code runs against. ``post`` takes its events; methods are for the node's loop
+    where nothing else is said.
+    """
 
     def __init__(
         self,
         command: StartRunner,
-        offload: Offload,
         post: Callable[[Event], None],
         storage: Callable[[TaskHost], Storage],
+        metrics: MetricsHandle,
     ) -> None:
-        self.lease: LeaseId = command.lease
+        self.key: LeaseId = command.lease
         self.envelope = command.envelope
         self.cancelled = False
         self.stop_reason: str | None = None
-        self._offload = offload
         self._post = post
         self._make_storage = storage
+        self._metrics = metrics
         self._storage: Storage | None = None
         self._run: Run | None = None
         self._transfers: set[asyncio.Future[Any]] = set()
+        self._moved: dict[tuple[str, str], int] = {}
+        self._reports = _Reports(self._take)
 
-    async def run(self, runner: RunnerFunction) -> Event:
+    @property
+    def lease(self) -> LeaseEnvelope:
+        return self.envelope
+
+    async def run(self, launch: Launch) -> Event:
         """Run user code to its end and return the event that says how it ended."""
         self._storage = self._make_storage(self)
         if self.cancelled:
-            return self._event(asyncio.CancelledError())
-        ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        reports = _Reports(self.receive)
-        context = TaskContext(self.envelope, _HostPort(self, reports), self._storage.workspace)
+            return self._event(ending_of(asyncio.CancelledError()))
+        ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
-        async def work() -> None:
-            with task_span(context.lease):
-                await runner(context)
-
-        def end(error: BaseException | None) -> None:
+        def end(ending: Ending) -> None:
             if not ended.done():
-                ended.set_result(error)
+                ended.set_result(ending)
 
-        self._run = self._offload.start(work, end)
+        self._run = launch(self, end)
         try:
-            error = await ended
-            reports.flush()
-            return self._event(error)
+            ending = await ended
+            self._reports.flush()
+            return self._event(ending)
         finally:
             self.cancelled = True
             self._end_transfers()
@@ -112,7 +112,7 @@ class TaskHost:
             task = self.envelope.task.id
             logger().opt(exception=error).warning(f"task {task}: what it left behind could not be removed")
 
-    def stop(self, reason: str = "shutdown") -> None:
+    def stop(self, reason: str) -> None:
         """Tell user code to stop: the flag it can look at, and a cancellation where it awaits. The first ``reason``, a
         ``StopReason`` of the lease, counts.
         """
@@ -128,17 +128,31 @@ class TaskHost:
         for job in self._transfers:
             job.cancel()
 
-    def receive(self, message: Progress | LogEvent) -> None:
+    def report(self, message: Progress | LogEvent) -> None:
+        """Take in what user code reports. From any thread, as often as it likes."""
+        self._reports.add(message)
+
+    def _take(self, message: Progress | LogEvent) -> None:
         match message:
             case Progress(value=value):
-                self._post(ProgressMade(lease=self.lease, progress=value))
+                self._post(ProgressMade(lease=self.key, progress=value))
             case LogEvent(value=value):
-                self._post(EventLogged(lease=self.lease, record=value))
+                self._post(EventLogged(lease=self.key, record=value))
 
     def transferred(self, name: str, way: str, done: int, total: int | None) -> None:
         """A transfer of the task's storage got so far."""
+        more = done - self._moved.get((way, name), 0)
+        self._moved[way, name] = done
+        if more > 0:
+            self._metrics.bytes_downloaded(more) if way == "in" else self._metrics.bytes_uploaded(more)
         if not self.cancelled:
-            self._post(TransferMoved(lease=self.lease, transfer=name, way=way, done=done, total=total))
+            self._post(TransferMoved(lease=self.key, transfer=name, way=way, done=done, total=total))
+
+    def workspace(self) -> Path:
+        """The task's directory, made at the first use. From any thread."""
+        if self._storage is None:
+            raise TaskStopped(f"task {self.envelope.task.id} has not begun")
+        return self._storage.workspace()
 
     async def answer(self, message: Question) -> Any:
         if self.cancelled or self._storage is None:
@@ -159,16 +173,13 @@ class TaskHost:
             job.cancel()
             self._transfers.discard(job)
 
-    def _event(self, error: BaseException | None) -> Event:
+    def _event(self, ending: Ending) -> Event:
         artifacts = self._storage.artifacts if self._storage else ()
-        if error is None:
-            return RunnerFinished(lease=self.lease, artifacts=artifacts)
-        if isinstance(error, asyncio.CancelledError):
-            code, message = "cancelled", "the runner was cancelled"
-        else:
-            code, message = _code(error), _said(error)
-        details: dict[str, JSON] = {"chain": list(_chain(error))}
-        return RunnerFailed(lease=self.lease, code=code, message=message, details=details, artifacts=artifacts)
+        if ending.code is None:
+            return RunnerFinished(lease=self.key, artifacts=artifacts)
+        return RunnerFailed(
+            lease=self.key, code=ending.code, message=ending.message, details=ending.details, artifacts=artifacts
+        )
 
 
 class _Reports:
@@ -205,54 +216,3 @@ class _Reports:
             self._progress, self._woken = None, False
         for message in (*events, *(() if progress is None else (progress,))):
             self._take(message)
-
-
-class _HostPort:
-    """User code's end of the port, in the same process."""
-
-    def __init__(self, host: TaskHost, reports: _Reports) -> None:
-        self._host = host
-        self._reports = reports
-
-    @property
-    def cancelled(self) -> bool:
-        return self._host.cancelled
-
-    def post(self, message: Progress | LogEvent) -> None:
-        self._reports.add(message)
-
-    async def call(self, message: Question) -> Any:
-        return await self._host._offload.ask(lambda: self._host.answer(message))
-
-
-def _code(error: BaseException) -> str:
-    """What a task that ends with ``error`` is failed with."""
-    if isinstance(error, StorageError):
-        return error.code
-    if isinstance(error, InvalidCid):
-        return BadInput.code
-    full = (errno.ENOSPC, errno.EDQUOT)
-    if any(isinstance(each, OSError) and each.errno in full for each in _causes(error)):
-        return DiskFull.code  # user code met it, in its workspace most likely
-    return "runner_error"
-
-
-def _said(error: BaseException) -> str:
-    text = str(error).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
-    if len(text) > SAID_CHARS_MAX:
-        text = f"{text[:SAID_CHARS_MAX]}…"
-    return scrub(f"{type(error).__name__}: {text}" if text else type(error).__name__)
-
-
-def _chain(error: BaseException) -> list[JSON]:
-    """The error and its causes, outermost first."""
-    return [_said(each) for each in _causes(error)]
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen and len(seen) < CHAIN_MAX:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)

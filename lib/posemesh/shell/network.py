@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from posemesh.commands import Ask, OfferOutcome, SendHeartbeat
@@ -25,12 +25,13 @@ from posemesh.events import (
     SignInFailed,
 )
 from posemesh.policy import lease_ttl
+from posemesh.runners.registry import Route
 from posemesh.secret import Secret
 from posemesh.shell.clock import Clock
 from posemesh.shell.http import Http, Reply, TransportError
 from posemesh.shell.signer import Signer
 from posemesh.telemetry import register_secret, scrub
-from posemesh.types import HeartbeatAnswer, OutcomeKind
+from posemesh.types import HeartbeatAnswer, OutcomeKind, TaskSpec
 from posemesh.wire import dds, dms, siwe
 
 __all__ = ("Network",)
@@ -49,13 +50,22 @@ class Network:
     """DDS and DMS for one node."""
 
     def __init__(
-        self, http: Http, config: NodeConfig, signer: Signer, capabilities: Sequence[str], clock: Clock
+        self,
+        http: Http,
+        config: NodeConfig,
+        signer: Signer,
+        capabilities: Sequence[str],
+        clock: Clock,
+        route: Callable[[TaskSpec], Route],
+        timeouts: Mapping[str, float | None],
     ) -> None:
         self._http = http
         self._config = config
         self._signer = signer
         self._capabilities = sorted(capabilities)
         self._clock = clock
+        self._route = route
+        self._timeouts = timeouts
         self._dds_ahead = 0.0
 
     # -- DDS
@@ -152,7 +162,14 @@ class Network:
             return LeaseUnreadable(task_id=error.task_id, problem=error.reason)
         if envelope.access_token is not None:
             register_secret(envelope.access_token)
-        return LeaseOffered(envelope=envelope, ttl=_ttl(envelope.lease_expires_at, reply))
+        route = self._route(envelope.task)
+        return LeaseOffered(
+            envelope=envelope,
+            ttl=_ttl(envelope.lease_expires_at, reply),
+            runner=route.runner,
+            timeout=self._timeouts.get(route.runner),
+            problem=route.problem,
+        )
 
     async def _get_task(self, command: Ask) -> Reply:
         return await self._http.request(

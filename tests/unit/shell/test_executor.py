@@ -33,13 +33,15 @@ from posemesh.commands import (
 )
 from posemesh.errors import NodeStartError
 from posemesh.events import Committed, NoWork, RunnerFailed, RunnerFinished, SecretStored, SecretUnstored
+from posemesh.runners.metrics import noop_metrics
 from posemesh.secret import Secret
 from posemesh.shell.executor import Executor
 from posemesh.shell.ledger import MemoryLedger
-from posemesh.shell.offload import InlineOffload
 from posemesh.shell.secrets import MemorySecretStore
 from posemesh.testing import run_virtual
 from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
+
+from ...registering import registering
 
 ENVELOPE = LeaseEnvelope(task=TaskSpec(id=UUID(int=1), capability="/a/v1"), access_token=Secret("t1"))
 OUTCOME = Outcome(kind=OutcomeKind.COMPLETED, task=TaskIdentity(task_id="1"))
@@ -89,8 +91,8 @@ class Rig:
             "network": Failing(OSError("no network")),
             "ledger": MemoryLedger(),
             "secrets": MemorySecretStore(),
-            "offload": InlineOffload(),
-            "runners": {},
+            "registry": registering({}),
+            "metrics": noop_metrics(),
             "storage": lambda host: NoStorage(),
         }
         self.executor = Executor(**(given | parts), post=self.posted.append, left=self.left.append)
@@ -261,7 +263,8 @@ def test_a_runner_is_stopped_and_given_new_terms() -> None:
             await asyncio.Event().wait()
 
         hosts: list[Any] = []
-        rig = Rig(runners={"/a/v1": run}, storage=lambda host: hosts.append(host) or NoStorage())
+        registry = registering({"/a/v1": run})
+        rig = Rig(registry=registry, storage=lambda host: hosts.append(host) or NoStorage())
         rig.executor.execute(StartRunner(lease=1, envelope=ENVELOPE))
         await asyncio.sleep(1)
         renewed = LeaseEnvelope(task=ENVELOPE.task, access_token=Secret("t2"))
@@ -278,13 +281,13 @@ def test_a_runner_is_stopped_and_given_new_terms() -> None:
 def test_a_capability_without_a_runner_fails_its_task() -> None:
     async def test() -> None:
         event = await Rig().answer(StartRunner(lease=1, envelope=ENVELOPE))
-        assert isinstance(event, RunnerFailed) and event.code == "setup_failed"
+        assert isinstance(event, RunnerFailed) and event.code == "no_runner"
 
         async def run(task: Any) -> None: ...
 
-        assert await Rig(runners={"/a/v1": run}).answer(StartRunner(lease=1, envelope=ENVELOPE)) == RunnerFinished(
-            lease=1
-        )
+        assert await Rig(registry=registering({"/a/v1": run})).answer(
+            StartRunner(lease=1, envelope=ENVELOPE)
+        ) == RunnerFinished(lease=1)
 
     virtually(test)
 
@@ -303,7 +306,7 @@ def test_closing_cancels_what_is_in_flight_and_posts_nothing() -> None:
                     continue
 
         over = asyncio.Event()
-        rig = Rig(network=Slow(), runners={"/a/v1": stubborn})
+        rig = Rig(network=Slow(), registry=registering({"/a/v1": stubborn}))
         rig.executor.execute(Register())
         rig.executor.execute(StartRunner(lease=1, envelope=ENVELOPE))
         await asyncio.sleep(1)

@@ -15,12 +15,16 @@ import pytest
 from posemesh.commands import StartRunner
 from posemesh.errors import BadInput, DiskFull, InvalidCid, StorageError, TaskStopped, UploadFailed
 from posemesh.events import EventLogged, ProgressMade, RunnerFailed, RunnerFinished, TransferMoved
+from posemesh.runners.ending import CHAIN_MAX
+from posemesh.runners.metrics import MetricsHandle, noop_metrics
 from posemesh.runners.port import GetBytes, PutArtifact
 from posemesh.secret import Secret
-from posemesh.shell.host import CHAIN_MAX, TaskHost
+from posemesh.shell.host import TaskHost
 from posemesh.shell.offload import HostOffload, InlineOffload, ThreadOffload
 from posemesh.telemetry import logger, register_secret
 from posemesh.types import Artifact, LeaseEnvelope, TaskSpec
+
+from ...registering import launching
 
 ENVELOPE = LeaseEnvelope(task=TaskSpec(id=UUID(int=1), capability="/a/v1"), access_token=Secret("domain-token-1"))
 ARTIFACT = Artifact(logical_path="a", name="a", data_type="binary", id="1")
@@ -65,13 +69,17 @@ class Store:
 
 
 class Rig:
-    def __init__(self, offload: Any, envelope: LeaseEnvelope = ENVELOPE) -> None:
+    def __init__(self, offload: Any, envelope: LeaseEnvelope = ENVELOPE, metrics: MetricsHandle | None = None) -> None:
+        self.offload = offload
         self.posted: list[Any] = []
         self.threads: list[threading.Thread] = []
         self.cancelled: list[str] = []
         self.store = Store()
         command = StartRunner(lease=5, envelope=envelope)
-        self.host = TaskHost(command, offload, self._post, lambda host: self.store)
+        self.host = TaskHost(command, self._post, lambda host: self.store, metrics or noop_metrics())
+
+    async def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        return await self.host.run(launching(work, self.offload))
 
     def _post(self, event: Any) -> None:
         self.posted.append(event)
@@ -88,7 +96,7 @@ def hosted(request: pytest.FixtureRequest) -> Callable[..., Any]:
             rig = Rig(offload, **options)
             try:
                 async with asyncio.timeout(20):
-                    event = await rig.host.run(work)
+                    event = await rig.run(work)
                     rig.cancelled = list(rig.store.cancelled)
                     return event, rig
             finally:
@@ -310,7 +318,7 @@ def test_transfers_are_told_until_the_task_is_to_stop() -> None:
     async def main() -> None:
         rig = Rig(InlineOffload())
         rig.host.transferred("scan", "in", 1, None)
-        rig.host.stop()
+        rig.host.stop("shutdown")
         rig.host.transferred("scan", "in", 2, None)
         assert rig.posted == [TransferMoved(lease=5, transfer="scan", way="in", done=1, total=None)]
 
@@ -336,7 +344,7 @@ def test_a_task_that_is_told_to_stop() -> None:
                         await call
                 raise
 
-        running = asyncio.ensure_future(rig.host.run(work))
+        running = asyncio.ensure_future(rig.run(work))
         for _ in range(3):
             await asyncio.sleep(0)
         rig.host.stop("lost")
@@ -344,7 +352,7 @@ def test_a_task_that_is_told_to_stop() -> None:
         event = await running
         assert (event.code, seen) == ("cancelled", [True])
         assert rig.store.puts == []
-        rig.host.stop()
+        rig.host.stop("shutdown")
         assert rig.host.stop_reason == "lost"
 
     asyncio.run(main())
@@ -358,8 +366,8 @@ def test_a_stop_before_the_begin_keeps_user_code_from_running() -> None:
         async def work(task: Any) -> None:
             began.append(1)
 
-        rig.host.stop()
-        event = await rig.host.run(work)
+        rig.host.stop("shutdown")
+        event = await rig.run(work)
         assert (event.code, began) == ("cancelled", [])
 
     asyncio.run(main())
@@ -373,10 +381,10 @@ def test_a_result_in_spite_of_a_stop_is_a_result() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.Event().wait()
 
-        running = asyncio.ensure_future(rig.host.run(work))
+        running = asyncio.ensure_future(rig.run(work))
         for _ in range(3):
             await asyncio.sleep(0)
-        rig.host.stop()
+        rig.host.stop("shutdown")
         assert isinstance(await running, RunnerFinished)
 
     asyncio.run(main())
@@ -393,7 +401,7 @@ def test_new_terms_are_used_at_once() -> None:
             await renewed.wait()
             tokens.append(await task.access_token.get())
 
-        running = asyncio.ensure_future(rig.host.run(work))
+        running = asyncio.ensure_future(rig.run(work))
         for _ in range(5):
             await asyncio.sleep(0)
         rig.host.envelope = LeaseEnvelope(task=ENVELOPE.task, access_token=Secret("domain-token-2"))

@@ -29,6 +29,7 @@ from posemesh.events import (
     SignedIn,
     SignInFailed,
 )
+from posemesh.runners.registry import Route
 from posemesh.secret import Secret
 from posemesh.shell.http import Http
 from posemesh.shell.network import Network
@@ -36,7 +37,7 @@ from posemesh.shell.offload import InlineOffload
 from posemesh.shell.signer import Signer
 from posemesh.telemetry import scrub
 from posemesh.testing import EPOCH, LoopClock, run_virtual
-from posemesh.types import Artifact, Outcome, OutcomeKind, TaskIdentity
+from posemesh.types import Artifact, Outcome, OutcomeKind, TaskIdentity, TaskSpec
 
 from .server_double import served
 
@@ -104,6 +105,10 @@ def challenge(**changes: Any) -> Callable[[Service], dict[str, Any]]:
     return make
 
 
+def routed(spec: TaskSpec) -> Route:
+    return Route("fast", "") if spec.capability == "/examples/hello/v1" else Route("", "no runner for it")
+
+
 def with_network(
     service: Service, test: Callable[[Network], Awaitable[Any]], *, skew: float = 0.0, **settings: str
 ) -> Any:
@@ -114,7 +119,9 @@ def with_network(
             config = NodeConfig.from_env(env | {"SECP256K1_PRIVHEX": KEY} | settings)
             clock = LoopClock(skew=skew)
             http = Http(clock, InlineOffload(), user_agent="posemesh/1")
-            network = Network(http, config, Signer(config.secp256k1_privhex), ["/b/v1", "/a/v1"], clock)
+            network = Network(
+                http, config, Signer(config.secp256k1_privhex), ["/b/v1", "/a/v1"], clock, routed, {"fast": 5.0}
+            )
             try:
                 return await test(network)
             finally:
@@ -284,6 +291,12 @@ def test_a_lease() -> None:
     ((path, headers, body),) = service.seen
     assert (path, headers["Authorization"], body) == ("/v1/tasks", "Bearer node-token", None)
     assert scrub("domain-token-1") == "***"
+    assert (event.runner, event.timeout, event.problem) == ("", None, "no runner for it")
+
+
+def test_a_lease_comes_with_the_runner_chosen_for_it() -> None:
+    event = ask(Service(tasks=lease(task={"id": TASK, "capability": "/examples/hello/v1"})))
+    assert (event.runner, event.timeout, event.problem) == ("fast", 5.0, "")
 
 
 @pytest.mark.parametrize("expires", [None, datetime.fromtimestamp(EPOCH - 3600, UTC).isoformat()])

@@ -1,0 +1,5 @@
+"""A node for ``overhead.py`` that offers the no-op alone."""
+
+import posemesh
+
+node = posemesh.Node()

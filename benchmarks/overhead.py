@@ -1,0 +1,134 @@
+"""What a node costs a task, by ``make bench-overhead``: ``benchmarks/overhead.py [--tasks 400] [--rounds 5]``.
+
+No-op tasks at 1, 8 and 64 slots from a lean task service in a process of its own, which also takes the time. The node,
+as ``posemesh-node run`` runs it, and a bare aiohttp client that makes the same requests take turns. Then a warm process
+runner beside a bare pipe that carries messages of the same sizes. Prints medians, the factors of the rounds, and the
+processor time a task of either client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SLOTS = (1, 8, 64)
+CAPABILITY = "/posemesh/noop/v1"
+COMMAND = [sys.executable, "-c", "from posemesh.cli import main; main()"]
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def process(argv: list[str], sign: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running program, and the line in which it printed ``sign``."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options) as running:
+        assert running.stdout is not None
+        said = []
+        for line in running.stdout:
+            said.append(line)
+            if sign in line:
+                break
+        else:
+            raise SystemExit(f"{' '.join(argv)} ended:\n{''.join(said)}")
+        try:
+            yield running, line
+        finally:
+            running.terminate()
+
+
+def ask(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=600) as answer:
+        return json.load(answer)
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time that the process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def node_env(base: str, slots: int, home: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DDS_BASE_URL": base,
+        "DMS_BASE_URL": f"{base}/v1",
+        "REG_SECRET": "benchmark",
+        "SECP256K1_PRIVHEX": "4c0883a69102937d6231471b5dbb6204fe5129617082798ce3f4fdf2548b6f90",
+        "MAX_CONCURRENCY": str(slots),
+        "POLL_BACKOFF_MS_MIN": "100",
+        "POLL_BACKOFF_MS_MAX": "100",
+        "ENABLE_NOOP": "true",
+        "NOOP_SLEEP_SECS": "0",
+        "NODE_PORT": "0",
+        "STATE_DIR": home,
+        "LOG_LEVEL": "info",
+        "LOG_FORMAT": "text",
+    }
+
+
+def measured(base: str, tasks: int, pid: int) -> tuple[float, float]:
+    """Tasks a second by the service's clock, and milliseconds of processor time a task of the client ``pid``."""
+    before = cpu(pid)
+    seconds = ask(f"{base}/measure?tasks={tasks}")["seconds"]
+    return tasks / seconds, (cpu(pid) - before) / tasks * 1000
+
+
+def compare(slots: int, tasks: int, rounds: int, home: str) -> None:
+    this = str(HERE / "overhead.py")
+    with process([sys.executable, this, "serve"], "http://") as (_, line):
+        base = line.strip()
+        env = node_env(base, slots, home)
+        node = process([*COMMAND, "run", str(HERE / "noop.py")], "signed_in", env=env)
+        bare = process([sys.executable, this, "bare", base, str(slots)], "ready")
+        found: dict[str, list[tuple[float, float]]] = {"node": [], "bare client": []}
+        with node as (nodes, _), bare as (client, _):
+            for number in range(rounds + 1):
+                for name, running in (("node", nodes), ("bare client", client)):
+                    ask(f"{base}/turn?of={name.split()[0]}")
+                    result = measured(base, tasks, running.pid)
+                    if number:  # the first round warms both up
+                        found[name].append(result)
+    rates = {name: [rate for rate, _ in results] for name, results in found.items()}
+    factors = sorted(bare / node for node, bare in zip(rates["node"], rates["bare client"], strict=True))
+    print(f"{slots} slots, {tasks} tasks, {rounds} rounds")
+    for name, results in found.items():
+        spent = statistics.median(spent for _, spent in results)
+        print(f"  {name:<12} {statistics.median(rates[name]):8.0f} tasks/s   {spent:6.2f} ms of processor time a task")
+    print(
+        f"  factor       {statistics.median(factors):8.2f} ({factors[0]:.2f} to {factors[-1]:.2f}); at most 2 is wanted"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        for slots in SLOTS:
+            compare(slots, options.tasks, options.rounds, home)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve"]:
+            from overhead_peers import serve
+
+            asyncio.run(serve())
+        case ["bare", base, slots]:
+            from overhead_peers import bare
+
+            asyncio.run(bare(base, int(slots)))
+        case _:
+            main()

@@ -1,0 +1,158 @@
+"""A runner as it was declared: what it offers, on which terms, and where it is to run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from posemesh.capacity import Offer
+from posemesh.runners.executors.inline import InlineRunner
+from posemesh.runners.executors.thread import ThreadRunner
+from posemesh.runners.kinds import AsyncRunner, BlockingRunner, user_runner
+from posemesh.runners.router import RoutedRunner
+from posemesh.shell.offload import Offload
+
+__all__ = ("EXECUTORS", "Declared", "Terms", "declare_command", "declare_routed", "declare_runner")
+
+EXECUTORS = ("inline", "thread", "process")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """``timeout`` is in seconds; ``slots`` is how many tasks may run at once, None for as many as the node runs."""
+
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    slots: int | None = None
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _number("timeout", self.timeout, "seconds above 0", lambda value: math.isfinite(value) and value > 0)
+        _whole("slots", self.slots)
+        for resource, amount in self.resources.items():
+            _whole(f"resource {resource!r}", amount)
+        for label, value in self.labels.items():
+            if not label or not isinstance(label, str) or not isinstance(value, str):
+                raise ValueError(f"labels: expected text by name, got {label!r}: {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """``make`` is called at each start of the node: what a runner holds (threads, processes) ends with its node."""
+
+    name: str
+    capability: str
+    terms: Terms
+    make: Callable[[Offload], RoutedRunner]
+
+    @property
+    def offer(self) -> Offer:
+        return Offer(
+            runner=self.name, capability=self.capability, slots=self.terms.slots, resources=dict(self.terms.resources)
+        )
+
+
+def declare_runner(
+    capability: str,
+    target: Any,
+    terms: Terms,
+    *,
+    executor: str | None = None,
+    memory_bytes: int | None = None,
+    keep: bool = True,
+    env: Mapping[str, str] | None = None,
+) -> Declared:
+    """User code: a function, a generator, or a class with ``run``. Raises TypeError for what is none of them,
+    ValueError for a capability, or options, that do not fit.
+    """
+    name = _named(capability, terms)
+    user = user_runner(target)
+    chosen = executor or ("inline" if user.is_async else "thread")
+    if chosen not in EXECUTORS:
+        raise ValueError(f"runner {name}: expected executor inline, thread or process, got {executor!r}")
+    if chosen == "process":
+        _whole("memory_bytes", memory_bytes)
+        return _in_process(name, capability, target, terms, memory_bytes, keep, env)
+    if memory_bytes is not None or not keep or env is not None:
+        raise ValueError(f'runner {name}: memory_bytes, keep and env are for executor="process", not {chosen}')
+    if user.is_async and chosen == "thread":
+        raise ValueError(f"runner {name}: an async runner runs inline or in a process; leave executor out")
+    if not user.is_async and chosen == "inline":
+        raise ValueError(f"runner {name}: a plain function would stop the loop; leave executor out for a thread")
+
+    def make(offload: Offload) -> RoutedRunner:
+        if user.is_async:
+            return InlineRunner(name, capability, AsyncRunner(target), offload)
+        return ThreadRunner(name, capability, BlockingRunner(target), offload)
+
+    return Declared(name=name, capability=capability, terms=terms, make=make)
+
+
+def _in_process(
+    name: str,
+    capability: str,
+    target: Any,
+    terms: Terms,
+    memory_bytes: int | None,
+    keep: bool,
+    env: Mapping[str, str] | None,
+) -> Declared:
+    from posemesh.runners.executors.process import ProcessRunner
+
+    def make(offload: Offload | None = None) -> RoutedRunner:
+        return ProcessRunner(name, capability, target, env=env, memory_bytes=memory_bytes, keep=keep)
+
+    make()  # what another interpreter could not find is told here, where it was written
+    return Declared(name=name, capability=capability, terms=terms, make=make)
+
+
+def declare_command(
+    capability: str,
+    argv: Sequence[str],
+    terms: Terms,
+    *,
+    memory_bytes: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Declared:
+    """Any program. Raises ValueError for a template, or options, that do not fit."""
+    from posemesh.runners.executors.command import CommandRunner
+
+    name = _named(capability, terms)
+    _whole("memory_bytes", memory_bytes)
+    command = CommandRunner(name, capability, argv, env=env, memory_bytes=memory_bytes)
+    return Declared(name=name, capability=capability, terms=terms, make=lambda offload: command)
+
+
+def declare_routed(capability: str, routed: RoutedRunner, terms: Terms) -> Declared:
+    """A runner that decides itself what it supports and builds its own tasks."""
+    _named(capability, terms)
+    if not isinstance(routed, RoutedRunner):
+        raise TypeError(f"expected name, supports(spec) and build_task(spec, ctx), got {type(routed).__name__}")
+    return Declared(name=routed.name, capability=capability, terms=terms, make=lambda offload: routed)
+
+
+def _named(capability: str, terms: Terms) -> str:
+    """The runner's name, which is its capability where it was given none."""
+    if not 1 <= len(capability.encode()) <= 256 or not capability.isprintable():
+        raise ValueError(f"expected a capability of 1 to 256 bytes, such as /examples/hello/v1, got {capability!r:.80}")
+    if any(letter.isspace() for letter in capability):
+        raise ValueError(f"expected a capability without blanks, got {capability!r}")
+    if terms.name is None:
+        return capability
+    if not terms.name or len(terms.name) > 256 or not terms.name.isprintable():
+        raise ValueError(f"expected a runner's name of 1 to 256 printable characters, got {terms.name!r:.80}")
+    return terms.name
+
+
+def _whole(what: str, value: Any) -> None:
+    _number(what, value, "a whole number of at least 1", lambda value: isinstance(value, int) and value >= 1)
+
+
+def _number(what: str, value: Any, wanted: str, fits: Callable[[Any], bool]) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+        raise ValueError(f"{what}: expected {wanted}, got {value!r:.80}")
