@@ -34,7 +34,7 @@ class Terms:
         _whole("slots", self.slots)
         for resource, amount in self.resources.items():
             _whole(f"resource {resource!r}", amount)
-        for label, value in self.labels.items():
+        for label, value in dict[Any, Any](self.labels).items():
             if not label or not isinstance(label, str) or not isinstance(value, str):
                 raise ValueError(f"labels: expected text by name, got {label!r}: {value!r}")
 

@@ -25,6 +25,8 @@ TEARDOWN_SECS = 2.0
 class InlineRunner:
     """User code's ``async`` forms. ``setup()`` runs once, before the first task; ``teardown()`` when the node ends."""
 
+    runner_type = RunnerType.INLINE
+
     def __init__(self, name: str, capability: str, user: AsyncRunner, offload: Offload) -> None:
         self.name = name
         self._capability = capability

@@ -30,6 +30,8 @@ TEARDOWN_SECS = 2.0
 class ThreadRunner:
     """User code's plain forms. ``setup()`` runs once, in the first task's thread; ``teardown()`` when the node ends."""
 
+    runner_type = RunnerType.THREAD
+
     def __init__(self, name: str, capability: str, user: BlockingRunner, offload: Offload) -> None:
         self.name = name
         self._capability = capability
