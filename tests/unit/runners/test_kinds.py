@@ -421,7 +421,7 @@ def test_what_cannot_be_a_runner_is_refused_at_once(target: Any, said: str) -> N
         user_runner(target)
 
 
-@pytest.mark.parametrize("target", [Needy("model"), Still, Still(), print], ids=str)
+@pytest.mark.parametrize("target", [Needy("model"), Still, Still(), print])
 def test_what_can_be_one(target: Any) -> None:
     assert isinstance(user_runner(target), BlockingRunner)
 

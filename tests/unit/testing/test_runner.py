@@ -73,12 +73,12 @@ def check(result: RunResult) -> None:
     assert result.events == ["begun"]
 
 
-@pytest.mark.parametrize("target", KINDS, ids=str)
+@pytest.mark.parametrize("target", KINDS)
 def test_each_kind_runs(target: Any) -> None:
     check(run_runner(target, inputs={"cid": b"data"}))
 
 
-@pytest.mark.parametrize("target", KINDS, ids=str)
+@pytest.mark.parametrize("target", KINDS)
 def test_it_runs_on_a_running_loop(target: Any) -> None:
     async def main() -> None:
         check(run_runner(target, inputs={"cid": b"data"}))
