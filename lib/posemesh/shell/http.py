@@ -258,9 +258,11 @@ class Http:
             raise TransportError(f"{where}: {error}", sent=error.sent) from error
 
     def _proxy(self, url: str) -> str | None:
+        if not self._proxies:
+            return None
         parts = urlsplit(url)
         host = parts.hostname or ""
-        if not self._proxies or is_loopback(host) or proxy_bypass_environment(host, self._proxies):
+        if is_loopback(host) or proxy_bypass_environment(host, self._proxies):
             return None
         return self._proxies.get(parts.scheme)
 

@@ -44,13 +44,14 @@ class Observer:
     def moved(self, record: Moved) -> None:
         """A machine took an event."""
         task = self._engine.identity(record.key) if record.key else None
-        logger().bind(**_bound(task)).debug(
+        logger().debug(
             "{machine}: {source} --{trigger}--> {dest}: {why}",
             machine=record.machine,
             source=record.source,
             trigger=record.trigger,
             dest=record.dest,
             why=record.why,
+            **_bound(task),
         )
         for reader in tuple(self._readers):
             reader.records.append(record)
