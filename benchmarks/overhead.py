@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,10 +43,14 @@ def process(argv: list[str], sign: str, **options: Any) -> Iterator[tuple[subpro
                 break
         else:
             raise SystemExit(f"{' '.join(argv)} ended:\n{''.join(said)}")
+        # A full pipe would stop it.
+        drain = threading.Thread(target=collections.deque, args=(running.stdout, 0))
+        drain.start()
         try:
             yield running, line
         finally:
             running.terminate()
+            drain.join()
 
 
 def ask(url: str) -> Any:
@@ -89,7 +95,7 @@ def compare(slots: int, tasks: int, rounds: int, home: str) -> None:
     with process([sys.executable, this, "serve"], "http://") as (_, line):
         base = line.strip()
         env = node_env(base, slots, home)
-        node = process([*COMMAND, "run", str(HERE / "noop.py")], "signed_in", env=env)
+        node = process([*COMMAND, "run", str(HERE / "noop.py")], "offers", env=env)
         bare = process([sys.executable, this, "bare", base, str(slots)], "ready")
         found: dict[str, list[tuple[float, float]]] = {"node": [], "bare client": []}
         with node as (nodes, _), bare as (client, _):
