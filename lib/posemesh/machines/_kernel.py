@@ -169,7 +169,7 @@ class _Trigger(TransitionEvent):
     """An event of ``transitions``: its rows by the state they start from."""
 
     def trigger(self, model: Any, *args: Any, firing: _Firing, **kwargs: Any) -> bool:
-        rows: list[_Row] = self.transitions.get(model.state.name, [])
+        rows: Any = self.transitions.get(model.state.name, ())
         return any(row.take(model, firing) for row in rows)
 
 
