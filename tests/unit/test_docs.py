@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
-import posemesh.node
+from posemesh.node import Node
 from posemesh.outcomes import OUTCOMES
 from posemesh.runners import api
 from posemesh.runners.executors.template import PLACES
+from posemesh.shell.offload import InlineOffload
 from posemesh.testing import run_runner
 
-from .examples.offers import Offers
+from .examples.importing import imported
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runners.md").read_text(encoding="utf-8")
@@ -30,40 +31,50 @@ def rows(section: str) -> list[tuple[str, ...]]:
 
 
 def options(method: str) -> set[str]:
-    return set(inspect.signature(getattr(Offers, method)).parameters) - {"self", "capability", "argv", "routed"}
+    return set(inspect.signature(getattr(Node, method)).parameters) - {"self", "capability", "argv", "routed"}
 
 
-@pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The names of each block of code, once it ran."""
-    monkeypatch.setattr(posemesh.node, "Node", Offers)
-    found = []
-    for block in BLOCKS:
-        names: dict[str, Any] = {"__name__": "docs"}
-        exec(compile(block, "docs/runners.md", "exec", dont_inherit=True), names)
-        found.append(names)
+def block(holding: str) -> str:
+    (found,) = (block for block in BLOCKS if holding in block)
     return found
 
 
-def test_the_code_runs(offered: list[dict[str, Any]]) -> None:
-    kinds, options, _ = offered
-    assert set(kinds["node"].offered) == {
-        *("/docs/function/v1", "/docs/plain-function/v1", "/docs/generator/v1", "/docs/class/v1")
+def module(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The code as a file of a user's."""
+    file = folder / "from_docs.py"
+    file.write_text(code, encoding="utf-8")
+    return imported(file, monkeypatch)
+
+
+def test_every_kind_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = module(block("def plain_function"), tmp_path, monkeypatch)
+    targets = [docs.function, docs.plain_function, docs.generator, docs.Prepared, *docs.other._given]
+    assert len(docs.node._declared) == 4
+    results = [run_runner(target, inputs={"cid": b"abc"}) for target in targets]
+    assert all(result.outcome.ok for result in results)
+    assert [result.artifacts for result in results] == [
+        {"copy.bin": b"abc"},
+        {"copy.bin": b"abc"},
+        {},
+        {"translated.bin": b"xyz"},
+        {"hello.txt": b"hello"},
+    ]
+    assert results[2].progress == [{"pct": 0}, {"pct": 100}]
+
+
+def test_every_way_to_offer_one_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = module(block("node.command"), tmp_path, monkeypatch)
+    declared = docs.node._declared
+    assert {name: each.capability for name, each in declared.items()} == {
+        "/docs/segment/v1": "/docs/segment/v1",
+        "/docs/sort/v1": "/docs/sort/v1",
+        "head": "/docs/head/v1",
     }
-    assert set(options["node"].offered) == {"/docs/segment/v1", "/docs/sort/v1", "head"}
+    assert all(each.make(InlineOffload()) for each in declared.values())
 
 
-def test_the_kinds_are_runners(offered: list[dict[str, Any]]) -> None:
-    kinds, segments, _ = offered
-    found = {**kinds["node"].offered, **kinds["other"].offered, "segment": segments["node"].offered["/docs/segment/v1"]}
-    results = {name: run_runner(offer.target, inputs={"cid": b"abc"}) for name, offer in found.items()}
-    assert all(result.outcome.ok for result in results.values())
-    assert (
-        results["/docs/function/v1"].artifacts == results["/docs/plain-function/v1"].artifacts == {"copy.bin": b"abc"}
-    )
-    assert results["/docs/generator/v1"].progress == [{"pct": 0}, {"pct": 100}]
-    assert results["/docs/class/v1"].artifacts == {"translated.bin": b"xyz"}
-    assert results["/docs/hello/v1"].artifacts == {"hello.txt": b"hello"}
+def test_the_test_passes() -> None:
+    exec(compile(block("run_runner"), "docs/runners.md", "exec", dont_inherit=True), {})
 
 
 def test_every_option_has_its_row() -> None:

@@ -24,6 +24,7 @@ WORDS = {
     "CLIENT_ID": "kept in `STATE_DIR`",
     "NODE_HOST": "127.0.0.1, or 0.0.0.0 with `NODE_URL`",
     "NODE_PORT": "8080; see below",
+    "RESOURCES": "none",
     "STATE_DIR": "`${XDG_STATE_HOME:-~/.local/state}/posemesh/<address>`",
 }
 REQUIRED_ELSEWHERE = {"DMS_BASE_URL", "REQUEST_TIMEOUT_SECS", "NODE_VERSION", "DDS_BASE_URL", "NODE_URL"}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-import posemesh.node
 from posemesh.runners.api import RunnerTarget
 from posemesh.testing import RunResult, run_runner
 
-from .offers import Offer, Offers
+from .importing import imported
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -23,13 +22,11 @@ sys.path.append(str(EXAMPLES / "pointcloud"))
 
 
 @pytest.fixture
-def offers(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Offer]]:
-    """``offers("hello.py")`` imports an example and returns what its node offers."""
+def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """``example("hello.py")`` imports one."""
 
-    def load(name: str) -> dict[str, Offer]:
-        monkeypatch.setattr(posemesh.node, "Node", Offers)
-        offered: dict[str, Offer] = runpy.run_path(str(EXAMPLES / name))["node"].offered
-        return offered
+    def load(name: str) -> ModuleType:
+        return imported(EXAMPLES / name, monkeypatch)
 
     return load
 
