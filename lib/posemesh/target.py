@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from posemesh.errors import TargetError
 
-__all__ = ("importing", "load_target")
+__all__ = ("importing", "load_target", "load_user_module")
 
 T = TypeVar("T")
 
@@ -46,6 +46,21 @@ def load_target(spec: str, kind: type[T]) -> T:
     others = sorted(name for name, value in vars(module).items() if isinstance(value, kind))
     todo = f"try {place}:{others[0]}" if others else f"write there: {attribute} = posemesh.{kind.__name__}()"
     raise TargetError(f"{place} {what} {attribute!r}, and a {kind.__name__} was expected; {todo}")
+
+
+def load_user_module(name: str, file: str | None) -> ModuleType:
+    """The module that another interpreter of the same program has: by its name, or the one in ``file``.
+
+    ``sys.path`` is that interpreter's. Raises :class:`posemesh.TargetError`.
+    """
+    if file is not None:
+        return _load_file(file)
+    try:
+        return _import(name, None, lambda: import_module(name))
+    except ModuleNotFoundError as error:
+        raise TargetError(
+            f"there is no module {name!r} for another interpreter; put it where it can be imported"
+        ) from error
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -91,9 +106,9 @@ def _load_module(name: str) -> ModuleType:
         ) from None
 
 
-def _import(place: str, directory: Path, action: Callable[[], T]) -> T:
+def _import(place: str, directory: Path | None, action: Callable[[], T]) -> T:
     """Run what imports the caller's code; whatever that code raises becomes a TargetError with its lines."""
-    if str(directory) not in sys.path:
+    if directory is not None and str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     token = _importing.set(True)
     try:

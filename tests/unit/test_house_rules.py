@@ -64,6 +64,12 @@ TESTED_IN = {
     "cli.run": "cli/test_cli.py",
     "cli._client": "cli/test_submit.py",
     "cli._progress": "cli/test_submit.py",
+    # The two ends of a child do nothing without each other.
+    "runners.executors.async_place": "runners/executors/test_process.py",
+    "runners.executors.blocking_place": "runners/executors/test_process.py",
+    "runners.executors.child": "runners/executors/test_process.py",
+    "runners.executors.link": "runners/executors/test_process.py",
+    "runners.executors.peer": "runners/executors/test_process.py",
     # What stands behind the wire of the local network is tested through it.
     "devnet.config": "devnet/test_server.py",
     "devnet.context": "devnet/test_server.py",

@@ -1,4 +1,4 @@
-"""JSON in and out, strictly. The one importer of msgspec.
+"""JSON in and out, strictly. The one importer of msgspec for what the network sends.
 
 msgspec checks the types a record declares; what its types cannot say (a time's offset, the width of an
 integer, an absolute URL) is checked here by field, so that the public records stay plain dataclasses.

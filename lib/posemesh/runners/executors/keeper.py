@@ -107,9 +107,10 @@ class Keeper:
         match words:
             case ["mark"]:
                 self._marked = {(each.pid, each.start) for each in self._descendants(set())}
+                self._say(done=True)
             case ["sweep"]:
                 self._sweep()
-                self._say(swept=True)
+                self._say(done=True)
             case ["stop", grace]:
                 if self._deadline is None and float(grace) > 0:
                     self._signal_all(signal.SIGTERM)

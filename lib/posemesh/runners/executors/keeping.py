@@ -31,6 +31,7 @@ Output = Callable[[str, bytes], None]
 READ_BYTES: Final = 64 * 1024
 DRAIN_READS_MAX: Final = 64
 """A pipe holds less than so many reads; what is still in it when all have ended is read, and no more."""
+PF_EXITING: Final = 0x4  # linux/sched.h
 _KEEPER: Final = Path(__file__).with_name("keeper.py")
 _LOADER_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without them some interpreters do not start
 
@@ -83,7 +84,7 @@ class Kept:
         self._exit = Exit(None, None)
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
-        self._sweeps: deque[asyncio.Future[None]] = deque()
+        self._asked: deque[asyncio.Future[None]] = deque()
         self._pipes: dict[str, int] = {}
         self._control, theirs = socket.socketpair()
         try:
@@ -104,6 +105,23 @@ class Kept:
         """Whether the program and all that it started are gone."""
         return self._ended.done()
 
+    def is_over(self) -> bool:
+        """Whether the program itself has ended or is about to, though not yet all that it started. Where this system
+        does not tell, whether all has.
+        """
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                words = file.read().rpartition(b")")[2].split()
+        except FileNotFoundError:
+            return self.ended or os.path.exists("/proc/self/stat")
+        except OSError:
+            return True
+        return words[0] in b"ZX" or bool(int(words[6]) & PF_EXITING)
+
+    def is_heard(self) -> bool:
+        """Whether both its stdout and its stderr are open, as far as was read."""
+        return len(self._pipes) == 2
+
     def stop(self, grace: float) -> None:
         """SIGTERM to the program and all that it started, SIGKILL after ``grace`` seconds; the rest goes when the
         program ends. Repeated, the shorter grace counts.
@@ -115,18 +133,13 @@ class Kept:
         self.stop(0)
         await self.wait()
 
-    def mark(self) -> None:
+    async def mark(self) -> None:
         """What the program has started so far is its own and is not swept."""
-        self._tell("mark")
+        await self._ask("mark")
 
     async def sweep(self) -> None:
         """End what was started since the mark: neither the program nor what those of before the mark started."""
-        if self._control.fileno() < 0:
-            return
-        swept: asyncio.Future[None] = self._loop.create_future()
-        self._sweeps.append(swept)
-        self._tell("sweep")
-        await swept
+        await self._ask("sweep")
 
     def is_alone(self) -> bool:
         """Whether no process that the program started has lost its parent. False where this system does not tell."""
@@ -172,6 +185,13 @@ class Kept:
         self._loop.add_reader(self._control, self._read_control)
         await self._started
 
+    async def _ask(self, line: str) -> None:
+        if self._control.fileno() >= 0:
+            done: asyncio.Future[None] = self._loop.create_future()
+            self._asked.append(done)
+            self._tell(line)
+            await done
+
     def _tell(self, line: str) -> None:
         if self._control.fileno() >= 0:
             with suppress(OSError):  # it is on its way out
@@ -198,8 +218,8 @@ class Kept:
             case {"failed": [number, text, name]}:
                 if not self._started.done():
                     self._started.set_exception(OSError(number, text, name))
-            case {"swept": _}:
-                _settle(self._sweeps.popleft())
+            case {"done": _}:
+                _settle(self._asked.popleft())
             case {"code": code, "signal": number, "left": left}:
                 self._exit = Exit(code, number)
                 if left:
@@ -226,13 +246,10 @@ class Kept:
             self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
-        for name, pipe in tuple(self._pipes.items()):
-            for _ in range(DRAIN_READS_MAX):
-                if not self._read_output(name, pipe):
-                    break
+        self.drain()
         self._close_pipes()
-        for swept in self._sweeps:
-            _settle(swept)
+        for done in self._asked:
+            _settle(done)
         self._ended.set_result(self._exit)
 
     # --- Output -----------------------------------------------------------------------------------------------------
@@ -250,6 +267,13 @@ class Kept:
             self._loop.remove_reader(pipe)
             os.close(pipe)
         return False
+
+    def drain(self) -> None:
+        """Take in what it has written so far."""
+        for name, pipe in tuple(self._pipes.items()):
+            for _ in range(DRAIN_READS_MAX):
+                if not self._read_output(name, pipe):
+                    break
 
     def _close_pipes(self) -> None:
         for pipe in self._pipes.values():

@@ -20,10 +20,11 @@ LOG_LINES_PER_SEC: Final = 200
 
 class ProgramOutput:
     """A line on stdout that is a JSON object with the one key ``progress`` or ``event`` is reported to ``ctrl``. What
-    that refuses, and all else, is logged: of stdout as info, of stderr as warnings. ``clock`` gives seconds.
+    that refuses, and all else, is logged: of stdout as info, of stderr as warnings; all of it where ``ctrl`` is None.
+    ``clock`` gives seconds.
     """
 
-    def __init__(self, ctrl: ControlPlane, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ctrl: ControlPlane | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._ctrl = ctrl
         self._clock = clock
         self._last: deque[str] = deque(maxlen=TAIL_LINES)
@@ -55,7 +56,7 @@ class ProgramOutput:
         self._line("WARNING", text, cut)
 
     def _reported(self, text: str) -> bool:
-        if not text.lstrip().startswith("{"):
+        if self._ctrl is None or not text.lstrip().startswith("{"):
             return False
         try:
             match json.loads(text):

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import TypeVar
@@ -75,7 +76,8 @@ def children() -> list[int]:
     """The processes of this one, ended or not."""
     found: list[int] = []
     for thread in Path("/proc/self/task").iterdir():
-        found += map(int, (thread / "children").read_text().split())
+        with suppress(OSError):  # a thread that has ended; its children are another one's now
+            found += map(int, (thread / "children").read_text().split())
     return found
 
 

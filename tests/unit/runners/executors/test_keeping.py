@@ -352,7 +352,7 @@ def test_a_sweep_takes_what_came_since_the_mark(mark: str) -> None:
             )
             theirs.close()
             (before,) = await program.said()
-            kept.mark()
+            await kept.mark()
             await kept.sweep()
             ours.send(b"x")
             _, after = await program.said(2)

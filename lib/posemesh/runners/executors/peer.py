@@ -1,0 +1,339 @@
+"""The node's end of one child of the process executor: its socket, its questions, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from posemesh.errors import TaskStopped
+from posemesh.outcomes import FailureCode
+from posemesh.policy import CHILD_GRACE_SECS
+from posemesh.runners.ending import Ending, ending_of
+from posemesh.runners.executors.frames import (
+    PIECE_BYTES,
+    Answer,
+    Ask,
+    Check,
+    Done,
+    Frames,
+    FromChild,
+    Load,
+    Piece,
+    Put,
+    Run,
+    Say,
+    SetUp,
+    WhereWorkspace,
+    encode,
+    from_child,
+    question_of,
+    refused,
+    report_of,
+)
+from posemesh.runners.executors.keeping import Exit, Kept, keep
+from posemesh.runners.executors.locating import command_of
+from posemesh.runners.executors.output import ProgramOutput
+from posemesh.runners.job import Job
+from posemesh.shell.offload import HostOffload
+from posemesh.telemetry import task_span
+from posemesh.types import JSON
+
+__all__ = ("Peer",)
+
+READ_BYTES: Final = 64 * 1024
+READS_MAX: Final = 64
+"""What came before a task is told to stop is read first, and no more."""
+SEND_BYTES: Final = 1024 * 1024
+"""What is sent in one turn of the loop."""
+ASKS_MAX: Final = 256
+"""Questions that are being answered. No more is read from the child until there are fewer."""
+_NO_MEMORY: Final = re.compile(r"MemoryError|bad_alloc|annot allocate memory")
+
+
+class Peer:
+    """One child. It does one thing at a time: :meth:`carry_out`."""
+
+    def __init__(self, connection: socket.socket, memory_bytes: int | None) -> None:
+        self._connection = connection
+        self._memory_bytes = memory_bytes
+        self._loop = asyncio.get_running_loop()
+        self._kept: Kept | None = None
+        self._frames = Frames()
+        self._outgoing: deque[Iterator[bytes]] = deque()
+        self._unsent = memoryview(b"")
+        self._output = ProgramOutput(None)
+        self._job: Job | None = None
+        self._run = 0
+        self._done: asyncio.Future[Done | None] | None = None
+        self._asks: set[asyncio.Task[None]] = set()
+        self._told = False
+        self._broken = ""
+        self._paused = False
+        connection.setblocking(False)
+
+    def __repr__(self) -> str:
+        return f"<Peer {self._kept}>"
+
+    @classmethod
+    async def start(cls, name: str, load: Load, env: Mapping[str, str], memory_bytes: int | None) -> Peer:
+        """A child that loads user code. Raises OSError where none can be started."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            peer = cls(ours, memory_bytes)
+            try:
+                peer._kept = await keep(
+                    command_of(name, theirs.fileno()),
+                    env=env,
+                    cwd=Path.cwd(),
+                    fds=(theirs.fileno(),),
+                    memory_bytes=memory_bytes,
+                    output=peer._take_output,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        peer._loop.add_reader(ours, peer._read)
+        peer._send(iter((encode(load),)))
+        return peer
+
+    @property
+    def kept(self) -> Kept:
+        assert self._kept is not None
+        return self._kept
+
+    def is_usable(self) -> bool:
+        """Whether it can be given something to do, as far as can be seen: also none that closed its output, since what
+        it opened then may have the number of that.
+        """
+        self._read()
+        return self._connection.fileno() >= 0 and not self._told and not self._broken and self.kept.is_heard()
+
+    async def carry_out(self, order: Run | Check, job: Job | None = None) -> Ending:
+        """The task of ``job``, or the check, to its end: with all that it started, but for what is the child's own."""
+        self._job, self._output = job, ProgramOutput(None)
+        self._run = order.run if isinstance(order, Run) else 0
+        self._done = self._loop.create_future()
+        self._send(iter((encode(order),)))
+        if self._connection.fileno() < 0 and not self._done.done():
+            self._done.set_result(None)
+        try:
+            done = await self._done
+            if done is None or done.leaving or self._told:
+                exit = await self._left(done)
+                ending = done.ending if done is not None else self._ending_of(exit)
+            else:
+                self.kept.drain()
+                if not (done.alone and self.kept.is_alone()):
+                    await self.kept.sweep()
+                ending = done.ending
+        except asyncio.CancelledError:  # the loop is being closed
+            await self.kept.kill()
+            raise
+        finally:
+            self._end_asks()
+            self._job = None
+        self._output.close()
+        output = self._output.tail if ending.code is not None else ()
+        self._output, self._done = ProgramOutput(None), None
+        return replace(ending, details={**ending.details, "output": list(output)}) if output else ending
+
+    def stop(self) -> None:
+        """Tell the task to stop, and the child to end. What had ended before that is not told."""
+        if self._told:
+            return
+        for _ in range(READS_MAX):
+            if not self._read():
+                break
+        if self._done is not None and self._done.done():
+            return
+        self._told = not self.kept.is_over()
+        self._end_asks()
+        self.kept.stop(CHILD_GRACE_SECS)
+
+    async def leave(self) -> None:
+        """End it while it has nothing to do, and wait for that."""
+        self._told = True
+        await self._left(None)
+
+    async def _left(self, done: Done | None) -> Exit:
+        self.kept.stop(CHILD_GRACE_SECS)
+        try:
+            return await self.kept.wait()
+        finally:
+            self._hang_up()
+
+    def _ending_of(self, exit: Exit) -> Ending:
+        if self._told:
+            return ending_of(asyncio.CancelledError())
+        if self._broken:
+            return Ending(code=FailureCode.RUNNER_ERROR, message=f"the runner's process {self._broken}")
+        code, message = FailureCode.RUNNER_ERROR, "the runner's process could not be ended"
+        details: dict[str, JSON] = {}
+        if exit.signal is not None:
+            name = _signal_name(exit.signal)
+            code, message = FailureCode.KILLED, f"the runner's process was killed by {name}"
+            details = {"signal": name}
+        elif exit.code is not None:
+            message = f"the runner's process ended with exit code {exit.code} before it answered"
+            details = {"exit_code": exit.code}
+        if self._memory_bytes is not None and any(map(_NO_MEMORY.search, self._output.tail)):
+            code, message = FailureCode.OUT_OF_MEMORY, f"{message}; it may use {self._memory_bytes} bytes"
+        return Ending(code=code, message=message, details=details)
+
+    # --- From the child ---------------------------------------------------------------------------------------------
+
+    def _take_output(self, stream: str, data: bytes) -> None:
+        if self._job is None:
+            self._output.take(stream, data)
+            return
+        with task_span(self._job.lease):
+            self._output.take(stream, data)
+
+    def _read(self) -> bool:
+        """Take in some of what came. Whether there may be more."""
+        if self._connection.fileno() < 0 or self._paused:
+            return False
+        try:
+            data = self._connection.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._break("closed its connection to the node before it answered")
+            return False
+        try:
+            for body in self._frames.feed(data):
+                self._take(from_child(body))
+        except ValueError as error:
+            self._break(f"sent what is no message: {error}")
+            return False
+        return True
+
+    def _take(self, frame: FromChild) -> None:
+        match frame:
+            case Say():
+                report = report_of(frame)
+                if self._job is not None and frame.run == self._run:
+                    self._job.report(report)
+            case Done():
+                if self._done is None or self._done.done():
+                    raise ValueError("the end of a task that it did not have")
+                self._done.set_result(frame)
+            case Ask() | Put() | WhereWorkspace() | SetUp():
+                question = question_of(frame) if isinstance(frame, Ask | Put) else frame
+                self._asks.add(ask := self._loop.create_task(self._answer(frame.number, frame.run, question)))
+                ask.add_done_callback(partial(self._answered, frame.number))
+                if len(self._asks) >= ASKS_MAX:
+                    self._paused = True
+                    self._loop.remove_reader(self._connection)
+
+    def _answered(self, number: int, ask: asyncio.Task[None]) -> None:
+        self._asks.discard(ask)
+        if ask.cancelled():  # perhaps before it began
+            self._send(iter((encode(refused(number, TaskStopped("the task was told to stop"))),)))
+        if self._paused and len(self._asks) < ASKS_MAX and self._connection.fileno() >= 0:
+            self._paused = False
+            self._loop.add_reader(self._connection, self._read)
+
+    async def _answer(self, number: int, run: int, question: Any) -> None:
+        job = self._job
+        value: Any
+        try:
+            if job is None or run != self._run or self._told:
+                raise TaskStopped("the task is over, or was told to stop; nothing more goes out for it")
+            with task_span(job.lease):
+                if isinstance(question, SetUp):
+                    value = None
+                    await self.kept.mark()
+                elif isinstance(question, WhereWorkspace):
+                    value = await HostOffload().call(job.workspace)
+                else:
+                    value = await job.answer(question)
+        except Exception as error:
+            self._send(iter((encode(refused(number, error)),)))
+        else:
+            self._send(_answer(number, value))
+
+    def _end_asks(self) -> None:
+        for ask in self._asks:
+            ask.cancel()
+
+    def _break(self, why: str) -> None:
+        """No more is to be heard of it: it has ended, or is to."""
+        over = self.kept.is_over()
+        self._hang_up()
+        if not over:
+            self._broken = why
+            self.kept.stop(CHILD_GRACE_SECS)
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    # --- To the child -----------------------------------------------------------------------------------------------
+
+    def _send(self, frames: Iterator[bytes]) -> None:
+        waiting = bool(self._outgoing or self._unsent)
+        self._outgoing.append(frames)
+        if not waiting:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send until it takes no more, or others should have a turn."""
+        if self._connection.fileno() < 0:
+            return
+        room = SEND_BYTES
+        try:
+            while room > 0 and (self._unsent or self._next()):
+                sent = self._connection.send(self._unsent)
+                self._unsent = self._unsent[sent:]
+                room -= sent
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            return  # it has ended: the reader finds that
+        if self._unsent or self._outgoing:
+            self._loop.add_writer(self._connection, self._flush)
+        elif room != SEND_BYTES:
+            self._loop.remove_writer(self._connection)
+
+    def _next(self) -> bool:
+        while self._outgoing:
+            for data in self._outgoing[0]:
+                self._unsent = memoryview(data)
+                return True
+            self._outgoing.popleft()
+        return False
+
+    def _hang_up(self) -> None:
+        if self._connection.fileno() >= 0:
+            self._loop.remove_reader(self._connection)
+            self._loop.remove_writer(self._connection)
+            self._connection.close()
+        self._outgoing.clear()
+        self._unsent = memoryview(b"")
+
+
+def _answer(number: int, value: Any) -> Iterator[bytes]:
+    """The frames of an answer; what is large is encoded as it is sent."""
+    if not isinstance(value, bytes):
+        yield encode(Answer(number, value))
+        return
+    view = memoryview(value)
+    for at in range(0, len(view), PIECE_BYTES):
+        yield encode(Piece(number, bytes(view[at : at + PIECE_BYTES])))
+    yield encode(Answer(number))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

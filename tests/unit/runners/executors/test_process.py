@@ -1,0 +1,543 @@
+"""User code in a process of its own: whatever it does, its end is told right, the next task runs, nobody is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import select
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from loguru import logger
+
+from posemesh.errors import BadInput, InvalidCid, RunnerInternal
+from posemesh.outcomes import FailureCode
+from posemesh.runners.context import BuildContext
+from posemesh.runners.ending import Ending
+from posemesh.runners.executors.process import ProcessRunner
+from posemesh.runners.job import Run
+from posemesh.runners.port import (
+    FinishUpload,
+    GetBytes,
+    GetToken,
+    ListArtifacts,
+    LogEvent,
+    Materialize,
+    MaterializedInput,
+    OpenUpload,
+    Progress,
+    PutArtifact,
+    Question,
+    WriteUpload,
+)
+from posemesh.secret import Secret
+from posemesh.types import Artifact, LeaseEnvelope, TaskSpec
+
+from . import process_code as code
+from .processes import children, finished, is_alive, living, wait_until
+
+CAPABILITY = "/tests/process/v1"
+LARGE = os.urandom(1 << 16) * 800  # 50 MiB
+
+
+class Job:
+    """The node's end of one task."""
+
+    def __init__(self, root: Path, **meta: Any) -> None:
+        task = TaskSpec(id=uuid4(), capability=CAPABILITY, meta=meta)
+        self.lease = LeaseEnvelope(task=task, access_token=Secret("token-of-the-lease"), domain_id=UUID(int=1))
+        self.cancelled = False
+        self.stop_reason = None
+        self.reports: list[Progress | LogEvent] = []
+        self.put: dict[str, bytes] = {}
+        self.asked: list[Question] = []
+        self._root = root
+        self._news = asyncio.Event()
+
+    @property
+    def progress(self) -> Any:
+        return next(each.value for each in reversed(self.reports) if isinstance(each, Progress))
+
+    def report(self, message: Progress | LogEvent) -> None:
+        self.reports.append(message)
+        self._news.set()
+
+    async def until(self, count: int = 1) -> Any:
+        """The latest progress, when so much was reported."""
+        while len(self.reports) < count:
+            self._news.clear()
+            await self._news.wait()
+        return self.progress
+
+    def workspace(self) -> Path:
+        self._root.mkdir(exist_ok=True)
+        return self._root
+
+    async def answer(self, question: Question) -> Any:
+        self.asked.append(question)
+        self._news.set()
+        match question:
+            case GetToken():
+                return Secret("token-of-the-moment")
+            case GetBytes(cid="never"):
+                await asyncio.Event().wait()
+            case GetBytes(cid="bad"):
+                raise BadInput("it did not come whole", 502)
+            case GetBytes(cid="invalid"):
+                raise InvalidCid("it names nothing")
+            case GetBytes(cid="odd"):
+                raise LookupError("of no public kind")
+            case GetBytes():
+                return LARGE
+            case Materialize():
+                root = self._root.parent / "download"
+                root.mkdir()
+                (root / "file").write_bytes(b"content")
+                return MaterializedInput(
+                    path=root / "file", data_id="1", name="n", data_type="t", domain_id="d", root_dir=root
+                )
+            case PutArtifact(rel_path=name, content=content):
+                self.put[name] = content.read_bytes() if isinstance(content, Path) else content
+                return f"id-{name}"
+            case OpenUpload(rel_path=name):
+                self.put[name] = b""
+                return len(self.put)
+            case WriteUpload(data=data):
+                self.put["parts"] += data
+            case FinishUpload():
+                return "id-parts"
+            case ListArtifacts():
+                return tuple(Artifact(logical_path=name, name=name, data_type="t") for name in self.put)
+
+
+class Started:
+    """A run that was started, and how it ended."""
+
+    def __init__(self, runner: ProcessRunner, job: Job) -> None:
+        self.job = job
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ends = 0
+        self.run: Run = runner.build_task(job.lease.task, BuildContext()).start(job, self._end)
+
+    def _end(self, ending: Ending) -> None:
+        self.ends += 1
+        self._ended.set_result(ending)
+
+    def cancel(self) -> None:
+        self.job.cancelled = True
+        self.run.cancel()
+
+    async def ending(self) -> Ending:
+        return await self._ended
+
+
+class Bench:
+    """A runner at work, whose processes bear a mark."""
+
+    def __init__(self, tmp_path: Path, mark: str) -> None:
+        self._tmp_path = tmp_path
+        self.mark = mark
+        self.torn_down = tmp_path / "teardown"
+
+    @asynccontextmanager
+    async def runner(self, target: Any, **options: Any) -> AsyncIterator[ProcessRunner]:
+        env = {"MARK": self.mark, "TEARDOWN": str(self.torn_down), **options.pop("env", {})}
+        runner = ProcessRunner("r", CAPABILITY, target, env=env, **options)
+        try:
+            yield runner
+        finally:
+            await runner.close()
+            assert not living(self.mark)
+
+    def start(self, runner: ProcessRunner, **meta: Any) -> Started:
+        return Started(runner, Job(self._tmp_path / str(uuid4()), **meta))
+
+    async def ending(self, runner: ProcessRunner, **meta: Any) -> tuple[Ending, Job]:
+        started = self.start(runner, **meta)
+        return await started.ending(), started.job
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    before = set(children())
+    bench = Bench(tmp_path, f"mark-{uuid4()}")
+    try:
+        yield bench
+        wait_until(lambda: not living(bench.mark) and set(children()) <= before)
+    finally:
+        for pid in living(bench.mark):
+            os.kill(pid, signal.SIGKILL)
+        gc.collect()
+
+
+BOTH = pytest.mark.parametrize("target", [code.plain, code.coroutine])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("end", "failure", "message", "reused"),
+    [
+        ("return", None, "", True),
+        ("raise", FailureCode.RUNNER_ERROR, "ValueError: outer", True),
+        ("exit", FailureCode.RUNNER_ERROR, "the runner's process ended with exit code 4 before it answered", False),
+        ("exit_0", FailureCode.RUNNER_ERROR, "the runner's process ended with exit code 0 before it answered", False),
+        ("os_exit", FailureCode.RUNNER_ERROR, "the runner's process ended with exit code 3 before it answered", False),
+        ("segfault", FailureCode.KILLED, "the runner's process was killed by SIGSEGV", False),
+        ("kill", FailureCode.KILLED, "the runner's process was killed by SIGKILL", False),
+        ("memory", FailureCode.OUT_OF_MEMORY, "MemoryError", False),
+        ("interrupt", FailureCode.RUNNER_ERROR, "KeyboardInterrupt", False),
+        ("close_stdout", None, "", False),
+        ("close_all", FailureCode.RUNNER_ERROR, "the runner's process closed its connection to the node", False),
+        ("garbage", FailureCode.RUNNER_ERROR, "the runner's process sent what is no message", False),
+        ("huge", FailureCode.RUNNER_ERROR, "the runner's process sent what is no message", False),
+        ("done_twice", None, "", False),
+        ("fork", None, "", True),
+    ],
+)
+def test_however_a_task_ends_it_is_told_and_the_next_one_runs(
+    bench: Bench, target: Any, end: str, failure: FailureCode | None, message: str, reused: bool
+) -> None:
+    async def test() -> None:
+        async with bench.runner(target, memory_bytes=8 << 30) as runner:
+            ending, job = await bench.ending(runner, end=end, daemon=True)
+            assert ending.code == failure
+            assert ending.message.startswith(message)
+            assert not is_alive(job.progress["daemon"])
+            if failure is not None:
+                assert ending.details["output"][0] == "out"
+            if end == "raise":
+                assert ending.details["chain"] == ["ValueError: outer", "KeyError: 'inner'"]
+            assert is_alive(job.progress["pid"]) or not reused
+            second, after = await bench.ending(runner)
+            assert second.code is None
+            assert (after.progress["pid"] == job.progress["pid"]) == reused
+
+    finished(test)
+
+
+@pytest.mark.parametrize("target", [code.generator, code.async_generator])
+def test_each_yield_is_progress(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            ending, job = await bench.ending(runner)
+            assert ending.code is None
+            assert [each.value for each in job.reports][1:] == [2**70]
+
+    finished(test)
+
+
+@pytest.mark.parametrize("target", [code.whole_port, code.whole_plain_port])
+def test_all_of_the_port_goes_through(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            ending, job = await bench.ending(runner)
+            assert ending == Ending()
+            assert job.put == {
+                "small": LARGE[:1000],
+                "large": LARGE,
+                "file": b"content",
+                "parts": LARGE,
+                "aborted": b"",
+            }
+            assert job.reports == [
+                LogEvent(value={"token": len("token-of-the-moment"), "artifacts": 5}),
+                Progress(
+                    value=[
+                        ["BadInput", "it did not come whole", 502],
+                        ["InvalidCid", "it names nothing", None],
+                        ["PosemeshError", "LookupError: of no public kind", None],
+                    ]
+                ),
+            ]
+
+    finished(test)
+
+
+def test_threads_of_user_code_may_ask_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "LARGE", b"x" * 100_000)
+
+    async def test() -> None:
+        async with bench.runner(code.threads) as runner:
+            ending, job = await bench.ending(runner)
+            assert ending == Ending()
+            assert job.progress == {"sizes": [100_000], "count": 100}
+
+    finished(test)
+
+
+@pytest.mark.parametrize("target", [code.sleep, code.async_sleep])
+def test_a_stop_is_raised_where_user_code_is(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            started = bench.start(runner)
+            pid = (await started.job.until())["pid"]
+            for _ in range(3):
+                started.cancel()
+            ending = await started.ending()
+            assert ending.code is FailureCode.CANCELLED
+            assert ending.details["output"] == ["tidied True"]
+            assert not is_alive(pid)
+            started.cancel()
+            assert started.ends == 1
+
+    finished(test)
+
+
+@pytest.mark.parametrize("target", [code.hang, code.spin])
+def test_whoever_ignores_a_stop_is_killed(bench: Bench, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.runners.executors.peer.CHILD_GRACE_SECS", 0.1)
+
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            started = bench.start(runner)
+            await started.job.until()
+            started.cancel()
+            assert (await started.ending()).code is FailureCode.CANCELLED
+            assert not living(bench.mark)
+
+    finished(test)
+
+
+def test_who_returns_when_told_to_stop_has_returned(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.polls) as runner:
+            started = bench.start(runner)
+            pid = (await started.job.until())["pid"]
+            started.cancel()
+            assert await started.ending() == Ending()
+            assert not is_alive(pid)
+
+    finished(test)
+
+
+@pytest.mark.parametrize("target", [code.sleep, code.async_sleep])
+def test_a_stop_reaches_its_own_task_alone(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            tasks = [bench.start(runner, task=number) for number in range(4)]
+            pids = [(await each.job.until())["pid"] for each in tasks]
+            assert len(set(pids)) == 4
+            tasks[2].cancel()
+            assert (await tasks[2].ending()).code is FailureCode.CANCELLED
+            assert [is_alive(pid) for pid in pids] == [True, True, False, True]
+            assert [each.ends for each in tasks] == [0, 0, 1, 0]
+
+    finished(test)
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_stop_while_the_child_starts_leaves_nothing(bench: Bench, turns: int) -> None:
+    async def test() -> None:
+        async with bench.runner(code.sleep) as runner:
+            started = bench.start(runner)
+            for _ in range(turns):
+                await asyncio.sleep(0.02 if turns > 4 else 0)
+            started.cancel()
+            assert (await started.ending()).code is FailureCode.CANCELLED
+
+    finished(test)
+
+
+def test_a_stop_after_the_end_touches_nothing(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.plain) as runner:
+            first = bench.start(runner)
+            assert await first.ending() == Ending()
+            first.cancel()
+            ending, job = await bench.ending(runner)
+            assert ending == Ending()
+            assert job.progress["pid"] == first.job.progress["pid"]
+
+    finished(test)
+
+
+@pytest.mark.parametrize("end", ["return", "os_exit"])
+def test_an_end_that_came_before_the_stop_counts(bench: Bench, end: str) -> None:
+    """The child has ended its task, or itself, and the node has not looked yet."""
+
+    async def test() -> None:
+        async with bench.runner(code.sleep) as runner:
+            started = bench.start(runner, seconds=0.01)
+            pid = (await started.job.until())["pid"]
+            peer = started.run._peer  # type: ignore[attr-defined]
+            if end == "return":
+                asyncio.get_running_loop().remove_reader(peer._connection)
+                await asyncio.to_thread(wait_until, lambda: bool(select.select([peer._connection], [], [], 0)[0]))
+                started.cancel()
+                assert await started.ending() == Ending()
+            else:
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: not is_alive(pid))  # without a turn of the loop
+                started.cancel()
+                assert (await started.ending()).code is FailureCode.KILLED
+
+    finished(test)
+
+
+@pytest.mark.parametrize("target", [code.WithSetup, code.AsyncWithSetup, code.instance])
+def test_what_setup_started_lasts_as_long_as_the_child(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            for count in range(1, 4):
+                ending, job = await bench.ending(runner, daemon=True)
+                assert ending == Ending()
+                assert job.progress["count"] == count
+                assert all(map(is_alive, job.progress["helpers"]))
+                assert not is_alive(job.progress["daemon"])
+        assert bench.torn_down.read_text() == "torn down"
+
+    finished(test)
+
+
+def test_without_keeping_each_task_has_its_own_child(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.WithSetup, keep=False) as runner:
+            for _ in range(2):
+                ending, job = await bench.ending(runner)
+                assert (ending, job.progress["count"]) == (Ending(), 1)
+                assert bench.torn_down.read_text() == "torn down"
+                bench.torn_down.unlink()
+                assert not living(bench.mark)
+
+    finished(test)
+
+
+def test_a_child_that_died_between_tasks_is_replaced(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.plain) as runner:
+            _, job = await bench.ending(runner)
+            os.kill(job.progress["pid"], signal.SIGKILL)
+            await asyncio.to_thread(wait_until, lambda: not is_alive(job.progress["pid"]))
+            ending, after = await bench.ending(runner)
+            assert ending == Ending()
+            assert after.progress["pid"] != job.progress["pid"]
+
+    finished(test)
+
+
+def test_a_setup_that_fails_fails_the_task(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.BadSetup) as runner:
+            for _ in range(2):
+                ending, _ = await bench.ending(runner)
+                assert (ending.code, ending.message) == (FailureCode.SETUP_FAILED, "OSError: no such device")
+
+    finished(test)
+
+
+def test_a_check_is_made_in_a_child_which_then_serves(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.Checked) as runner:
+            await runner.check()
+            (before,) = living(bench.mark)
+            _, job = await bench.ending(runner)
+            assert job.progress["pid"] == before
+        async with bench.runner(code.Checked, env={"BROKEN": "1"}) as runner:
+            with pytest.raises(RunnerInternal, match="RuntimeError: no GPU here"):
+                await runner.check()
+            assert not living(bench.mark)
+
+    finished(test)
+
+
+def test_a_child_finds_the_environment_without_the_secrets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REG_SECRET", "hush-registration")
+    monkeypatch.setenv("SECP256K1_PRIVHEX", "hush-key")
+    monkeypatch.setenv("FOR_ALL", "1")
+
+    async def test() -> None:
+        async with bench.runner(code.environ, env={"MORE": "2"}) as runner:
+            ending, job = await bench.ending(runner)
+            assert ending == Ending()
+            found = job.progress["env"]
+            assert (found["FOR_ALL"], found["MORE"], job.progress["cwd"]) == ("1", "2", os.getcwd())
+            assert not living("hush-")
+            assert living(bench.mark)
+
+    finished(test)
+
+
+def test_what_a_child_writes_is_logged_with_its_task(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.plain) as runner:
+            jobs = [(await bench.ending(runner))[1] for _ in range(2)]
+        assert seen == [("INFO", "out", str(job.lease.task.id)) for job in jobs]
+
+    seen: list[tuple[str, str, object]] = []
+    logger.enable("posemesh")
+    sink = logger.add(
+        lambda message: seen.append(
+            (message.record["level"].name, message.record["message"], message.record["extra"].get("task_id"))
+        )
+    )
+    try:
+        finished(test)
+    finally:
+        logger.remove(sink)
+        logger.disable("posemesh")
+
+
+def local() -> Any:
+    def inner(task: Any) -> None:
+        pass
+
+    return inner
+
+
+@pytest.mark.parametrize("target", [local(), lambda task: None, code.WithSetup()])
+def test_what_another_interpreter_cannot_find_is_refused(target: Any) -> None:
+    with pytest.raises(ValueError, match="cannot run in a process of its own: .*Define it at the top of a module"):
+        ProcessRunner("r", CAPABILITY, target)
+
+
+def test_a_name_that_stands_for_another_function_is_refused(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.first_twice) as runner:
+            with pytest.raises(RunnerInternal, match="give that a name of its own"):
+                bench.start(runner)
+
+    finished(test)
+
+
+@pytest.mark.parametrize("options", [{"env": {"A=": "1"}}, {"env": {"A": "\0"}}, {"memory_bytes": 0}])
+def test_what_no_program_could_be_started_with_is_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        ProcessRunner("r", CAPABILITY, code.plain, **options)
+
+
+def test_what_cannot_be_started_fails_the_task(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with bench.runner(code.plain) as runner:
+            monkeypatch.setattr(sys, "executable", "/no/such/python")
+            ending, _ = await bench.ending(runner)
+            assert ending.code is FailureCode.SETUP_FAILED
+            assert "/no/such/python" in ending.message
+
+    finished(test)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("target", [code.asks_for_ever, code.async_asks_for_ever])
+def test_a_stop_ends_the_wait_for_an_answer(bench: Bench, target: Any, asked: bool) -> None:
+    """Also where nobody has begun to answer the question that came: then the child was killed, after its grace."""
+
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            started = bench.start(runner)
+            await started.job.until()
+            while asked and not started.job.asked:
+                started.job._news.clear()
+                await started.job._news.wait()
+            started.cancel()
+            ending = await started.ending()
+            assert ending.code is FailureCode.CANCELLED
+            assert ending.details["output"] == ["tidied"]  # by the child itself
+
+    finished(test)
