@@ -232,8 +232,9 @@ class Dms:
         self._hand(task, lease)
 
     def _hand(self, task: Task, answer: Any) -> None:
-        if isinstance(answer, dict) and answer.get("access_token") in task.tokens:
-            task.handed.append(answer["access_token"])
+        token = answer.get("access_token") if isinstance(answer, dict) else None
+        if isinstance(token, str) and token in task.tokens:
+            task.handed.append(token)
 
     def _heartbeat(self, request: Request, task: Task, body: dict[str, Any]) -> Answer:
         from .network import Answer
