@@ -184,10 +184,17 @@ def _loss_is_news(joint: Joint) -> bool:
     return _news(StopReason.EXPIRED if expired else StopReason.LOST)(joint)
 
 
+def _lasts(joint: Joint) -> bool:
+    """Its lease has not run out, also where nobody has looked."""
+    return joint.session is not None and joint.session.left(joint.now) > 0
+
+
 def _has_turn(joint: Joint) -> bool:
-    """Also where its time is over and nobody has looked, the turn is not its own."""
-    lasts = joint.session is not None and joint.session.left(joint.now) > 0
-    return lasts and joint.claims.has_room(_key(joint))
+    return _lasts(joint) and joint.claims.has_room(_key(joint))
+
+
+def _is_hopeless(joint: Joint) -> bool:
+    return _lasts(joint) and joint.claims.is_hopeless(_key(joint))
 
 
 def _is_stuck(joint: Joint) -> bool:
@@ -287,7 +294,7 @@ LEASE_RULES = (
         {"lease": (LeaseState.QUEUED,)},
         (("lease", lambda j: RoomDenied(lease=_key(j))),),
         "a lease must not wait, nor the node's asking with it, for user code that does not stop",
-        lambda j: j.claims.is_hopeless(_key(j)),
+        _is_hopeless,
     ),
     Rule(
         {"lease": (LeaseState.SETTLED,), "delivery": (None,)},

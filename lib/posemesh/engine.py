@@ -33,9 +33,6 @@ from posemesh.events import (
     LeaseOffered,
     LeaseScoped,
     LeaseUnreadable,
-    RunnerFailed,
-    RunnerFinished,
-    RunnerOverdue,
 )
 from posemesh.machines import auth, delivery, lease, poller, registration, session
 from posemesh.machines._kernel import Lifecycle, Moved, State, Step, Subject
@@ -152,9 +149,10 @@ class Engine:
         """
         self.moved.clear()
         self.ended.clear()
-        if overdue := self._overdue(event, now):
-            self._check(event)
-        return [command for each in (*overdue, event) for command in self._run(each, now)]
+        if (expiry := self._overdue(event, now)) is None:
+            return self._run(event, now)
+        self._check(event)
+        return self._run(expiry, now) + self._run(event, now)
 
     def elapse(self, now: float) -> list[Command]:
         """Handle every timer that is due at ``now``, earliest first."""
@@ -210,22 +208,17 @@ class Engine:
         self._retire(work)
         return work.commands
 
-    def _overdue(self, event: Event, now: float) -> list[Event]:
-        """What is past for the event's lease and nobody has looked at.
+    def _overdue(self, event: Event, now: float) -> Event | None:
+        """The expiry of the event's lease where it is past and nobody has looked: nothing may begin under that lease.
 
-        Its expiry: nothing may begin under that lease; only an accepted heartbeat comes before it, by which the service
-        says that the lease lasts. And its runner's timeout, where the event is the runner's end.
+        Only an accepted heartbeat comes before it: the service says that the lease lasts.
         """
-        task = self._tasks.get(event.lease) if isinstance(event, LeaseScoped) else None
-        if task is None or isinstance(event, HeartbeatAccepted):
-            return []
-        key, found = task.lease.key, list[Event]()
-        if task.session is not None and task.session.timers.get(LeaseExpired, now + 1) <= now:
-            found.append(LeaseExpired(lease=key))
-        ends = isinstance(event, RunnerFinished | RunnerFailed)
-        if ends and task.lease.timers.get(RunnerOverdue, now + 1) <= now:
-            found.append(RunnerOverdue(lease=key))
-        return found
+        if not isinstance(event, LeaseScoped) or isinstance(event, HeartbeatAccepted):
+            return None
+        task = self._tasks.get(event.lease)
+        if task is None or task.session is None or task.session.timers.get(LeaseExpired, now + 1) > now:
+            return None
+        return LeaseExpired(lease=event.lease)
 
     def _late(self, event: Event) -> bool:
         """Whether ``event`` comes for a lease that is over."""

@@ -144,12 +144,13 @@ def taken_away(lease: Lease, step: Step[Event]) -> bool:
     return lease.stop in (StopReason.LOST, StopReason.CANCELLED)
 
 
+def late(lease: Lease, step: Step[Event]) -> bool:
+    past = lease.stop is StopReason.TIMEOUT or lease.timers.get(RunnerOverdue, step.now + 1) <= step.now
+    return past and not taken_away(lease, step)
+
+
 def unwanted(lease: Lease, step: Step[RunnerFinished]) -> bool:
-    return taken_away(lease, step) or timed_out(lease, step)
-
-
-def timed_out(lease: Lease, step: Step[Event]) -> bool:
-    return lease.stop is StopReason.TIMEOUT
+    return taken_away(lease, step) or late(lease, step)
 
 
 def ends_cancelled(lease: Lease, step: Step[Committed]) -> bool:
@@ -258,6 +259,8 @@ def end_stopped(lease: Lease, step: Step[Event]) -> Command:
     """The outcome of a task that was told to stop and has no result to keep."""
     artifacts = step.event.artifacts if isinstance(step.event, RunnerFinished | RunnerFailed) else ()
     details = step.event.details if isinstance(step.event, RunnerFailed) else None
+    if late(lease, step):
+        lease.stop = StopReason.TIMEOUT
     return _conclude(lease, stopped(lease.task, lease.stop, lease.timeout, artifacts, details))
 
 
@@ -350,13 +353,15 @@ TABLE = (
         Edge(stop, _TOLD, None, "the reason decides what becomes of a result", do=(note_stop,))
         for stop in (LeaseCancelled, LeaseLost)
     ),
+    Edge(RunnerFinished, RUNNING, FINISHING, "it took too long, and nobody looked", late, (end_stopped,)),
     Edge(RunnerFinished, RUNNING, FINISHING, "the result is kept before anybody hears of it", do=(complete,)),
+    Edge(RunnerFailed, RUNNING, FINISHING, "it took too long, and nobody looked", late, (end_stopped,)),
     Edge(RunnerFailed, RUNNING, FINISHING, "the failure is kept before anybody hears of it", do=(fail,)),
     Edge(RunnerFinished, _TOLD, FINISHING, "its result is not wanted any more", unwanted, (end_stopped,)),
     Edge(RunnerFinished, _TOLD, FINISHING, "it finished all the same", do=(complete,)),
     Edge(RunnerFailed, _TOLD, FINISHING, "it stopped, as it was told", do=(end_stopped,)),
     *(Edge(end, _OVER, None, "its user code has ended after all", do=(vacate,)) for end in _RUNNER_ENDS),
-    Edge(StopOverdue, STOPPING, FINISHING, "it has failed, whatever its code does", timed_out, (warn, give_up)),
+    Edge(StopOverdue, STOPPING, FINISHING, "it has failed, whatever its code does", late, (warn, give_up)),
     Edge(StopOverdue, STOPPING, UNSTOPPABLE, "the operator should know", do=(warn,)),
     Edge(RunnerAbandoned, _TOLD, FINISHING, "user code must not keep the node from leaving", do=(end_stopped,)),
     Edge(RunnerAbandoned, (FINISHING, SETTLED), None, "user code must not keep the node from leaving", do=(vacate,)),

@@ -357,6 +357,24 @@ def test_what_ends_after_its_timeout_has_failed_by_it_however_it_ends() -> None:
     assert overdue()(FAILED) == [timeout(**WITH_RESULT, details={"chain": ["a"], "code": "timeout"})]
 
 
+def test_what_ends_after_its_timeout_where_nobody_looked() -> None:
+    for end in (FINISHED, FAILED):
+        for stop in (None, SHUTDOWN, EXPIRED, GONE):
+            made = timed(*(() if stop is None else (stop,)))
+            made.now += 5.0
+            (command,) = made(end)
+            assert command.outcome.code == ("" if stop is GONE else "timeout") and command.outcome.artifacts
+
+
+def test_patience_and_time_are_over_at_once_where_nobody_looked() -> None:
+    for stop, state in ((EXPIRED, FINISHING), (GONE, UNSTOPPABLE)):
+        made = timed(stop)
+        made.now += 60.0
+        made.subject.timers.pop(StopOverdue)
+        made(StopOverdue())
+        assert made.state is state and made.subject.stuck
+
+
 @pytest.mark.parametrize(
     ("stop", "reason", "kind"),
     [
