@@ -172,7 +172,9 @@ class Dms:
             (
                 task
                 for task in self.tasks
-                if (task.state == "queued" or task.sticky) and (self.any_capability or task.capability in offered)
+                if (task.state == "queued" or task.sticky)
+                and (self.any_capability or task.capability in offered)
+                and request.query.get("capability", task.capability) == task.capability
             ),
             None,
         )
