@@ -56,8 +56,10 @@ class AsyncPlace:
         try:
             while (order := await self._orders.get()) is not None:
                 self._task = loop.create_task(self._carried_out(order))
-                await asyncio.wait((self._task,))
-                ended = failed(told_to_stop(), in_setup=False) if self._task.cancelled() else self._task.result()
+                try:
+                    ended = await self._task
+                except asyncio.CancelledError as error:  # before it began
+                    ended = failed(error, in_setup=False)
                 self._task = None
                 ended.leaving = ended.leaving or self.cancelled
                 self._link.finish(ended)

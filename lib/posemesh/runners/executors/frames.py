@@ -260,19 +260,17 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The messages that are whole now, all of which must be taken."""
+        """The messages that are whole now. What one of them leads to may feed more."""
         self._buffer += data
-        start = 0
-        while len(self._buffer) >= start + 4:
-            size = int.from_bytes(self._buffer[start : start + 4], "big")
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
             if self._size_max is not None and size > self._size_max:
                 raise ValueError(f"expected a message of at most {self._size_max} bytes, got one of {size}")
-            end = start + 4 + size
-            if len(self._buffer) < end:
+            if len(self._buffer) < 4 + size:
                 break
-            yield bytes(self._buffer[start + 4 : end])
-            start = end
-        del self._buffer[:start]
+            body = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            yield body
 
 
 # --- The port -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -86,6 +87,9 @@ class Kept:
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._asked: deque[asyncio.Future[None]] = deque()
         self._pipes: dict[str, int] = {}
+        self._written = select.poll()
+        self._children: int | None = None
+        """The file that lists the keeper's."""
         self._control, theirs = socket.socketpair()
         try:
             self._keeper = self._spawn(theirs, fds)
@@ -143,10 +147,11 @@ class Kept:
 
     def is_alone(self) -> bool:
         """Whether no process that the program started has lost its parent. False where this system does not tell."""
-        keeper = self._keeper.pid
         try:
-            with open(f"/proc/{keeper}/task/{keeper}/children", "rb") as file:
-                return file.read().split() == [b"%d" % self.pid]
+            if self._children is None:
+                keeper = self._keeper.pid
+                self._children = os.open(f"/proc/{keeper}/task/{keeper}/children", os.O_RDONLY)
+            return os.pread(self._children, 64, 0).split() == [b"%d" % self.pid]
         except OSError:
             return False
 
@@ -180,6 +185,7 @@ class Kept:
     async def _begin(self, told: bytes) -> None:
         for name, pipe in self._pipes.items():
             self._loop.add_reader(pipe, self._read_output, name, pipe)
+            self._written.register(pipe, select.POLLIN)
         with suppress(ConnectionError):  # the keeper is gone: the reader below finds that
             await self._loop.sock_sendall(self._control, told)
         self._loop.add_reader(self._control, self._read_control)
@@ -248,6 +254,9 @@ class Kept:
     def _finish(self) -> None:
         self.drain()
         self._close_pipes()
+        if self._children is not None:
+            os.close(self._children)
+            self._children = None
         for done in self._asked:
             _settle(done)
         self._ended.set_result(self._exit)
@@ -264,12 +273,13 @@ class Kept:
             self._output(name, data)
             return True
         if self._pipes.pop(name, None) is not None:
-            self._loop.remove_reader(pipe)
-            os.close(pipe)
+            self._close_pipe(pipe)
         return False
 
     def drain(self) -> None:
         """Take in what it has written so far."""
+        if not self._written.poll(0):
+            return
         for name, pipe in tuple(self._pipes.items()):
             for _ in range(DRAIN_READS_MAX):
                 if not self._read_output(name, pipe):
@@ -277,9 +287,14 @@ class Kept:
 
     def _close_pipes(self) -> None:
         for pipe in self._pipes.values():
-            self._loop.remove_reader(pipe)
-            os.close(pipe)
+            self._close_pipe(pipe)
         self._pipes.clear()
+
+    def _close_pipe(self, pipe: int) -> None:
+        self._loop.remove_reader(pipe)
+        with suppress(KeyError):
+            self._written.unregister(pipe)
+        os.close(pipe)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

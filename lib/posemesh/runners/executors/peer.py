@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ _NO_MEMORY: Final = re.compile(r"MemoryError|bad_alloc|annot allocate memory")
 
 
 class Peer:
-    """One child. It does one thing at a time: :meth:`carry_out`."""
+    """One child. It does one thing at a time, which :meth:`begin` gives it."""
 
     def __init__(self, connection: socket.socket, memory_bytes: int | None) -> None:
         self._connection = connection
@@ -69,10 +69,12 @@ class Peer:
         self._frames = Frames()
         self._outgoing: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
-        self._output = ProgramOutput(None)
+        self._output: ProgramOutput | None = None
         self._job: Job | None = None
         self._run = 0
-        self._done: asyncio.Future[Done | None] | None = None
+        self._ended: Callable[[Ending], None] | None = None
+        self._is_ending = True
+        self._tidying: asyncio.Task[None] | None = None
         self._asks: set[asyncio.Task[None]] = set()
         self._told = False
         self._broken = ""
@@ -114,36 +116,63 @@ class Peer:
         it opened then may have the number of that.
         """
         self._read()
+        return self.is_sound()
+
+    def is_sound(self) -> bool:
+        """The same, as far as was seen."""
         return self._connection.fileno() >= 0 and not self._told and not self._broken and self.kept.is_heard()
 
-    async def carry_out(self, order: Run | Check, job: Job | None = None) -> Ending:
-        """The task of ``job``, or the check, to its end: with all that it started, but for what is the child's own."""
-        self._job, self._output = job, ProgramOutput(None)
+    def begin(self, order: Run | Check, job: Job | None, ended: Callable[[Ending], None]) -> None:
+        """Carry out the task of ``job``, or the check. ``ended`` is called once, perhaps before this returns, when all
+        that it started is gone, but for what is the child's own.
+        """
+        self._job, self._ended, self._is_ending = job, ended, False
         self._run = order.run if isinstance(order, Run) else 0
-        self._done = self._loop.create_future()
         self._send(iter((encode(order),)))
-        if self._connection.fileno() < 0 and not self._done.done():
-            self._done.set_result(None)
+        if self._connection.fileno() < 0:
+            self._end(None)
+
+    async def carried_out(self, order: Run | Check) -> Ending:
+        """The same, waited for."""
+        ending: asyncio.Future[Ending] = self._loop.create_future()
+        self.begin(order, None, ending.set_result)
+        return await ending
+
+    def _end(self, done: Done | None) -> None:
+        """It said that it is done, or will say no more."""
+        if self._ended is None or self._is_ending:
+            return
+        self._is_ending = True
+        if done is None or done.leaving or self._told or not (done.alone and self.kept.is_alone()):
+            self._tidying = self._loop.create_task(self._tidy_up(done))
+        else:
+            self._finish(done.ending)
+
+    async def _tidy_up(self, done: Done | None) -> None:
+        """End what it left, or itself too."""
         try:
-            done = await self._done
             if done is None or done.leaving or self._told:
-                exit = await self._left(done)
-                ending = done.ending if done is not None else self._ending_of(exit)
+                exit = await self._left()
+                ending = self._ending_of(exit) if done is None else done.ending
             else:
-                self.kept.drain()
-                if not (done.alone and self.kept.is_alone()):
-                    await self.kept.sweep()
+                await self.kept.sweep()
                 ending = done.ending
         except asyncio.CancelledError:  # the loop is being closed
             await self.kept.kill()
             raise
-        finally:
-            self._end_asks()
-            self._job = None
-        self._output.close()
-        output = self._output.tail if ending.code is not None else ()
-        self._output, self._done = ProgramOutput(None), None
-        return replace(ending, details={**ending.details, "output": list(output)}) if output else ending
+        self._finish(ending)
+
+    def _finish(self, ending: Ending) -> None:
+        self.kept.drain()
+        if self._output is not None:
+            self._output.close()
+            tail, self._output = self._output.tail, None
+            if tail and ending.code is not None:
+                ending = replace(ending, details={**ending.details, "output": list(tail)})
+        self._end_asks()
+        ended, self._ended, self._job = self._ended, None, None
+        assert ended is not None
+        ended(ending)
 
     def stop(self) -> None:
         """Tell the task to stop, and the child to end. What had ended before that is not told."""
@@ -152,7 +181,7 @@ class Peer:
         for _ in range(READS_MAX):
             if not self._read():
                 break
-        if self._done is not None and self._done.done():
+        if self._is_ending:
             return
         self._told = not self.kept.is_over()
         self._end_asks()
@@ -161,9 +190,9 @@ class Peer:
     async def leave(self) -> None:
         """End it while it has nothing to do, and wait for that."""
         self._told = True
-        await self._left(None)
+        await self._left()
 
-    async def _left(self, done: Done | None) -> Exit:
+    async def _left(self) -> Exit:
         self.kept.stop(CHILD_GRACE_SECS)
         try:
             return await self.kept.wait()
@@ -184,13 +213,16 @@ class Peer:
         elif exit.code is not None:
             message = f"the runner's process ended with exit code {exit.code} before it answered"
             details = {"exit_code": exit.code}
-        if self._memory_bytes is not None and any(map(_NO_MEMORY.search, self._output.tail)):
+        tail = () if self._output is None else self._output.tail
+        if self._memory_bytes is not None and any(map(_NO_MEMORY.search, tail)):
             code, message = FailureCode.OUT_OF_MEMORY, f"{message}; it may use {self._memory_bytes} bytes"
         return Ending(code=code, message=message, details=details)
 
     # --- From the child ---------------------------------------------------------------------------------------------
 
     def _take_output(self, stream: str, data: bytes) -> None:
+        if self._output is None:
+            self._output = ProgramOutput(None)
         if self._job is None:
             self._output.take(stream, data)
             return
@@ -225,9 +257,9 @@ class Peer:
                 if self._job is not None and frame.run == self._run:
                     self._job.report(report)
             case Done():
-                if self._done is None or self._done.done():
+                if self._ended is None or self._is_ending:
                     raise ValueError("the end of a task that it did not have")
-                self._done.set_result(frame)
+                self._end(frame)
             case Ask() | Put() | WhereWorkspace() | SetUp():
                 question = question_of(frame) if isinstance(frame, Ask | Put) else frame
                 self._asks.add(ask := self._loop.create_task(self._answer(frame.number, frame.run, question)))
@@ -274,8 +306,7 @@ class Peer:
         if not over:
             self._broken = why
             self.kept.stop(CHILD_GRACE_SECS)
-        if self._done is not None and not self._done.done():
-            self._done.set_result(None)
+        self._end(None)
 
     # --- To the child -----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from posemesh.errors import RunnerInternal
 from posemesh.outcomes import FailureCode
@@ -33,6 +33,7 @@ from posemesh.runners.router import TaskRef
 
 __all__ = ("ProcessRunner",)
 
+Env: TypeAlias = tuple[tuple[str, str], ...]
 CLOSE_SECS: Final = CHILD_GRACE_SECS + 1.0
 """Within this all children have ended, unless the system cannot end them."""
 
@@ -65,7 +66,7 @@ class ProcessRunner:
         self._env = dict(env or {})
         self._memory_bytes = memory_bytes
         self._keep = keep
-        self._idle: list[tuple[tuple[tuple[str, str], ...], Peer]] = []
+        self._idle: list[tuple[Env, Peer]] = []
         self._runs: set[_ProcessRun] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
@@ -92,20 +93,25 @@ class ProcessRunner:
         Raises RunnerInternal where user code cannot be imported there, or its check raises.
         """
         self._ensure_found()
-        peer = await self._child(())
-        ending = await peer.carry_out(Check())
+        peer = await self._started(())
+        try:
+            ending = await peer.carried_out(Check())
+        except BaseException:
+            self._let_go(peer)
+            raise
         if ending.code is not None:
             raise RunnerInternal(ending.message)
-        await self._put_back((), peer)
+        if not self._put_back((), peer):
+            await peer.leave()
 
     async def close(self) -> None:
         """End all children: each is told to stop, and killed where it does not."""
-        for run in self._runs:
+        for run in tuple(self._runs):
             run.cancel()
         idle, self._idle = self._idle, []
         for _, peer in idle:
             self._let_go(peer)
-        ends = [*self._leaving, *(run.main for run in self._runs)]
+        ends = [*self._leaving, *(run.over for run in self._runs)]
         if ends:
             await asyncio.wait(ends, timeout=CLOSE_SECS)
 
@@ -116,8 +122,7 @@ class ProcessRunner:
                 "of its own, by which another interpreter finds it"
             )
 
-    async def _child(self, env: tuple[tuple[str, str], ...]) -> Peer:
-        """An idle child, or a new one."""
+    def _idle_child(self, env: Env) -> Peer | None:
         for at in reversed(range(len(self._idle))):
             context, peer = self._idle[at]
             if context == env:
@@ -125,29 +130,25 @@ class ProcessRunner:
                 if peer.is_usable():
                     return peer
                 self._let_go(peer)
+        return None
+
+    def _started(self, env: Env) -> asyncio.Task[Peer]:
+        """A new child, soon. It outlives its first task, whose context must not be in what it logs later."""
         whole = merge_env(task=environment(), context=env, runner=self._env)
         start = Peer.start(self.name, self._load, whole, self._memory_bytes)
-        # A child outlives its first task, whose context must not be in what it logs later.
-        starting = asyncio.get_running_loop().create_task(start, context=Context())
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            starting.cancel()
-            (found,) = await asyncio.gather(starting, return_exceptions=True)
-            if isinstance(found, Peer):
-                await found.leave()
-            raise
+        return asyncio.get_running_loop().create_task(start, context=Context())
 
-    def _let_go(self, peer: Peer) -> None:
-        """End it, while nobody waits."""
+    def _put_back(self, env: Env, peer: Peer) -> bool:
+        """Whether it is kept for the next task."""
+        kept = self._keep and peer.is_sound()
+        if kept:
+            self._idle.append((env, peer))
+        return kept
+
+    def _let_go(self, peer: Peer) -> asyncio.Task[None]:
         self._leaving.add(leaving := asyncio.get_running_loop().create_task(peer.leave()))
         leaving.add_done_callback(self._leaving.discard)
-
-    async def _put_back(self, env: tuple[tuple[str, str], ...], peer: Peer) -> None:
-        if self._keep and peer.is_usable():
-            self._idle.append((env, peer))
-        else:
-            await peer.leave()
+        return leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,40 +170,57 @@ class _ProcessRun:
         self._context = ref.context
         self._job = job
         self._ended = ended
-        self._peer: Peer | None = None
         self._told = False
-        self._is_over = False
+        self._peer: Peer | None = None
+        self._starting: asyncio.Task[Peer] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self._loop.create_future()
         self._runner._runs.add(self)
-        self.main = asyncio.get_running_loop().create_task(self._run())
-        self.main.add_done_callback(self._end)
+        idle = self._runner._idle_child(self._context.env)
+        if idle is not None:
+            self._begin(idle)
+        else:
+            self._starting = self._runner._started(self._context.env)
+            self._starting.add_done_callback(self._begin_with)
 
     def cancel(self) -> None:
-        if self._told or self._is_over:
+        if self._told or self.over.done():
             return
         self._told = True
-        if self._peer is None:
-            self.main.cancel()
-        else:
+        if self._peer is not None:
             self._peer.stop()
+        elif self._starting is not None:
+            self._starting.cancel()
 
-    async def _run(self) -> Ending:
-        runner, env = self._runner, self._context.env
-        try:
-            peer = await runner._child(env)
-        except (OSError, ValueError) as error:
+    def _begin_with(self, starting: asyncio.Task[Peer]) -> None:
+        error = asyncio.CancelledError() if starting.cancelled() else starting.exception()
+        if isinstance(error, asyncio.CancelledError):
+            self._end(ending_of(error))
+        elif error is not None:
             self._context.metrics.runner_error(RunnerType.PROCESS, "spawn_failed")
             message = f"the runner's process could not be started: {said(error)}"
-            return Ending(code=FailureCode.SETUP_FAILED, message=message, details=ending_of(error).details)
-        self._peer = peer
-        ending = await peer.carry_out(run_of(next(runner._numbers), self._job.lease), self._job)
-        self._is_over = True
-        await runner._put_back(env, peer)
-        return ending
-
-    def _end(self, main: asyncio.Task[Ending]) -> None:
-        self._runner._runs.discard(self)
-        if main.cancelled():
-            self._ended(ending_of(asyncio.CancelledError()))
+            self._end(Ending(code=FailureCode.SETUP_FAILED, message=message, details=ending_of(error).details))
+        elif self._told:  # when it had just started
+            self._end_without(starting.result(), ending_of(asyncio.CancelledError()))
         else:
-            error = main.exception()
-            self._ended(main.result() if error is None else ending_of(error))
+            self._begin(starting.result())
+
+    def _begin(self, peer: Peer) -> None:
+        self._peer = peer
+        peer.begin(run_of(next(self._runner._numbers), self._job.lease), self._job, self._finish)
+
+    def _finish(self, ending: Ending) -> None:
+        assert self._peer is not None
+        if self._runner._put_back(self._context.env, self._peer):
+            self._end(ending)
+        else:
+            self._end_without(self._peer, ending)
+
+    def _end_without(self, peer: Peer, ending: Ending) -> None:
+        """End once the child is gone too."""
+        self._runner._let_go(peer).add_done_callback(lambda _: self._end(ending))
+
+    def _end(self, ending: Ending) -> None:
+        self._runner._runs.discard(self)
+        self.over.set_result(None)
+        self._loop.call_soon(self._ended, ending)  # never while it is being started, or told to stop

@@ -311,3 +311,29 @@ first_twice = twice
 
 async def twice(task: TaskContext) -> None:  # type: ignore[no-redef]
     pass
+
+
+async def many(task: TaskContext) -> None:
+    """More questions at once than a node answers at once."""
+    found = await asyncio.gather(*(task.input.get_bytes_by_cid(str(number)) for number in range(700)))
+    task.ctrl.progress(len(found))
+
+
+def talks_on(task: SyncTaskContext) -> None:
+    """Leaves a thread that reports and asks after the task's end."""
+
+    def talk() -> None:
+        while True:
+            task.ctrl.log_event(wanted(task)["task"])
+            task.input.get_bytes_by_cid("late")
+
+    threading.Thread(target=talk, daemon=True).start()
+    task.ctrl.progress({"pid": os.getpid()})
+
+
+def nothing(task: SyncTaskContext) -> None:
+    pass
+
+
+async def async_nothing(task: TaskContext) -> None:
+    pass

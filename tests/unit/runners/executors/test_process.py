@@ -7,6 +7,7 @@ import gc
 import os
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -272,6 +273,31 @@ def test_threads_of_user_code_may_ask_at_once(bench: Bench, monkeypatch: pytest.
     finished(test)
 
 
+def test_more_questions_than_are_answered_at_once_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "LARGE", b"x" * 1000)
+
+    async def test() -> None:
+        async with bench.runner(code.many) as runner:
+            ending, job = await bench.ending(runner)
+            assert (ending, job.progress) == (Ending(), 700)
+
+    finished(test)
+
+
+def test_what_a_task_says_after_its_end_is_not_the_next_ones(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "LARGE", b"")
+
+    async def test() -> None:
+        async with bench.runner(code.talks_on) as runner:
+            jobs = [(await bench.ending(runner, task=number)) for number in range(6)]
+            assert [ending for ending, _ in jobs] == [Ending()] * 6
+            assert len({job.progress["pid"] for _, job in jobs}) == 1
+            for number, (_, job) in enumerate(jobs):
+                assert {each.value for each in job.reports if isinstance(each, LogEvent)} <= {number}
+
+    finished(test)
+
+
 @pytest.mark.parametrize("target", [code.sleep, code.async_sleep])
 def test_a_stop_is_raised_where_user_code_is(bench: Bench, target: Any) -> None:
     async def test() -> None:
@@ -482,6 +508,30 @@ def test_what_a_child_writes_is_logged_with_its_task(bench: Bench) -> None:
     finally:
         logger.remove(sink)
         logger.disable("posemesh")
+
+
+def test_nothing_is_left_when_the_node_is_killed(bench: Bench) -> None:
+    node = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path(__file__).parents[4])!r})
+from pathlib import Path
+from tests.unit.runners.executors import process_code as code, test_process as tests
+
+async def main():
+    bench = tests.Bench(Path({str(bench.torn_down.parent)!r}), {bench.mark!r})
+    async with bench.runner(code.hang) as runner:
+        await bench.start(runner).job.until()
+        print("ready", flush=True)
+        await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", node], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert len(living(bench.mark)) == 2
+        process.kill()
+        wait_until(lambda: not living(bench.mark))
 
 
 def local() -> Any:
