@@ -59,7 +59,7 @@ class AsyncPlace:
                 try:
                     ended = await self._task
                 except asyncio.CancelledError as error:  # before it began
-                    ended = failed(error, in_setup=False)
+                    ended = failed(order.run, error, in_setup=False)
                 self._task = None
                 ended.leaving = ended.leaving or self.cancelled
                 self._link.finish(ended)
@@ -84,8 +84,8 @@ class AsyncPlace:
                 port = _Port(self, order.run)
                 await self._runner.run(PortTask(lease_of(order), port, port.workspace))
         except BaseException as error:
-            return failed(error, in_setup=in_setup)
-        return done()
+            return failed(order.run, error, in_setup=in_setup)
+        return done(order.run)
 
     def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # it is closed: the child is at its end

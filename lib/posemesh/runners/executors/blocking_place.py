@@ -97,8 +97,8 @@ class BlockingPlace:
         try:
             self._interruptible(work)
         except BaseException as error:
-            return failed(error, in_setup=in_setup)
-        return done()
+            return failed(order.run, error, in_setup=in_setup)
+        return done(order.run)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.cancelled = True

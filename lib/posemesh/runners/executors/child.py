@@ -16,7 +16,7 @@ from typing import Any
 from posemesh.errors import TargetError
 from posemesh.runners.executors.async_place import AsyncPlace
 from posemesh.runners.executors.blocking_place import BlockingPlace
-from posemesh.runners.executors.frames import Check, Done, FromNode, Load, Run
+from posemesh.runners.executors.frames import Check, FromNode, Load, Run
 from posemesh.runners.executors.link import Link, failed
 from posemesh.runners.kinds import AsyncRunner, user_runner
 from posemesh.target import load_user_module
@@ -44,7 +44,7 @@ def main(number: int) -> None:
     try:
         runner = user_runner(_found(load))
     except BaseException as error:
-        _refuse(link, first, failed(error, in_setup=True))
+        _refuse(link, first, error)
         return
     if isinstance(runner, AsyncRunner):
         asyncio.run(_serve(link, runner, first))
@@ -67,10 +67,11 @@ def _found(load: Load) -> Any:
     return found
 
 
-def _refuse(link: Link, frames: list[FromNode] | None, ended: Done) -> None:
+def _refuse(link: Link, frames: list[FromNode] | None, error: BaseException) -> None:
     """Answer the first thing that is wanted."""
     while frames is not None:
-        if any(isinstance(each, Run | Check) for each in frames):
-            link.finish(ended)
-            return
+        for each in frames:
+            if isinstance(each, Run | Check):
+                link.finish(failed(each.run, error, in_setup=True))
+                return
         frames = link.read()

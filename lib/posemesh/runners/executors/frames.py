@@ -92,6 +92,8 @@ class Load(_Frame):
 class Check(_Frame):
     """Call the runner's ``check()``. Answered with :class:`Done`."""
 
+    run: int
+
 
 class Run(_Frame):
     """Task number ``run``: its lease, as JSON, which unlike MessagePack has numbers of any size. Answered with
@@ -178,10 +180,11 @@ class SetUp(_Frame):
 
 
 class Done(_Frame):
-    """The task, or the check, has ended. ``alone``: the child knows of no other process that it started. ``leaving``:
-    it is not to be used again.
+    """The task, or the check, of that number has ended. ``alone``: the child knows of no process that it started.
+    ``leaving``: it is not to be used again.
     """
 
+    run: int
     code: FailureCode | None
     message: str
     details: dict[str, Any]

@@ -132,12 +132,12 @@ def told_to_stop() -> asyncio.CancelledError:
     return asyncio.CancelledError("the task was told to stop")
 
 
-def done() -> Done:
+def done(run: int) -> Done:
     """User code returned."""
-    return Done(None, "", {}, _is_alone(), False)
+    return Done(run, None, "", {}, _is_alone(), False)
 
 
-def failed(error: BaseException, *, in_setup: bool) -> Done:
+def failed(run: int, error: BaseException, *, in_setup: bool) -> Done:
     """User code raised ``error``. After what the interpreter does not get over it is not used again."""
     if isinstance(error, MemoryError):
         traceback.clear_frames(error.__traceback__)  # what they hold is needed to tell of it
@@ -149,7 +149,7 @@ def failed(error: BaseException, *, in_setup: bool) -> Done:
     elif in_setup and not isinstance(error, asyncio.CancelledError):
         code, message = FailureCode.SETUP_FAILED, said(error)
     leaving = in_setup or isinstance(error, MemoryError) or not isinstance(error, Exception)
-    return Done(code, message, ending.details, _is_alone(), leaving)
+    return Done(run, code, message, ending.details, _is_alone(), leaving)
 
 
 def _is_alone() -> bool:

@@ -127,7 +127,7 @@ class Peer:
         that it started is gone, but for what is the child's own.
         """
         self._job, self._ended, self._is_ending = job, ended, False
-        self._run = order.run if isinstance(order, Run) else 0
+        self._run = order.run
         self._send(iter((encode(order),)))
         if self._connection.fileno() < 0:
             self._end(None)
@@ -257,7 +257,7 @@ class Peer:
                 if self._job is not None and frame.run == self._run:
                     self._job.report(report)
             case Done():
-                if self._ended is None or self._is_ending:
+                if self._ended is None or self._is_ending or frame.run != self._run:
                     raise ValueError("the end of a task that it did not have")
                 self._end(frame)
             case Ask() | Put() | WhereWorkspace() | SetUp():

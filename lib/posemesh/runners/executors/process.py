@@ -95,7 +95,7 @@ class ProcessRunner:
         self._ensure_found()
         peer = await self._started(())
         try:
-            ending = await peer.carried_out(Check())
+            ending = await peer.carried_out(Check(next(self._numbers)))
         except BaseException:
             self._let_go(peer)
             raise

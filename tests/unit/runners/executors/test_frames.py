@@ -91,9 +91,9 @@ def test_every_question_of_the_port_travels_with_its_answer() -> None:
 
 
 def test_what_is_about_the_port_travels() -> None:
-    done = frames.Done(FailureCode.KILLED, "m", {"chain": ["a"]}, True, False)
+    done = frames.Done(1, FailureCode.KILLED, "m", {"chain": ["a"]}, True, False)
     for frame in (
-        *(frames.Load("m", None, "n"), frames.Check(), frames.Piece(1, b"x")),
+        *(frames.Load("m", None, "n"), frames.Check(1), frames.Piece(1, b"x")),
         *(frames.WhereWorkspace(1, 2), frames.SetUp(1, 2), done),
     ):
         assert travelled(frame) == frame
