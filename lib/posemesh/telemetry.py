@@ -120,8 +120,13 @@ def task_span(lease: LeaseEnvelope) -> Iterator[None]:
     """Bind task_id, job_id, capability and domain_id to every line logged inside, also after an await."""
     task = lease.task
     names = {"task_id": task.id, "job_id": task.job_id, "capability": task.capability, "domain_id": lease.domain_id}
-    with logger().contextualize(**{name: str(value) for name, value in names.items() if value is not None}):
+    span = logger().contextualize(**{name: str(value) for name, value in names.items() if value is not None})
+    span.__enter__()
+    try:
         yield
+    finally:
+        with suppress(ValueError):  # user code that never ended is thrown away with its loop, from another context
+            span.__exit__(None, None, None)
 
 
 def _write(make: Any, message: Any) -> None:

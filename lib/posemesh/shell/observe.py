@@ -53,9 +53,10 @@ class Observer:
             why=record.why,
             **_bound(task),
         )
-        for reader in tuple(self._readers):
-            reader.records.append(record)
-            reader.arrived.set()
+        if self._readers:
+            for reader in tuple(self._readers):
+                reader.records.append(record)
+                reader.arrived.set()
 
     def ended(self, record: Ended) -> None:
         """A lease is over: the one line each task gets."""
