@@ -202,8 +202,6 @@ class Peer:
     def _ending_of(self, exit: Exit) -> Ending:
         if self._told:
             return ending_of(asyncio.CancelledError())
-        if self._broken:
-            return Ending(code=FailureCode.RUNNER_ERROR, message=f"the runner's process {self._broken}")
         code, message = FailureCode.RUNNER_ERROR, "the runner's process could not be ended"
         details: dict[str, JSON] = {}
         if exit.signal is not None:
@@ -213,6 +211,9 @@ class Peer:
         elif exit.code is not None:
             message = f"the runner's process ended with exit code {exit.code} before it answered"
             details = {"exit_code": exit.code}
+        if self._broken:
+            message = f"the runner's process {self._broken}"
+            return Ending(code=FailureCode.RUNNER_ERROR, message=message, details=details)
         tail = () if self._output is None else self._output.tail
         if self._memory_bytes is not None and any(map(_NO_MEMORY.search, tail)):
             code, message = FailureCode.OUT_OF_MEMORY, f"{message}; it may use {self._memory_bytes} bytes"

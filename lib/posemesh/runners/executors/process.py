@@ -5,6 +5,9 @@ Each task that runs has a child of its own, which imports user code again and is
 through a socket, in messages that are data only; what it prints is logged. A child that was told to stop, crashed, ran
 out of memory or lost its ``setup()`` is not used again. What a task started and left is ended with it, but for what
 ``setup()`` started: that ends with the child, and the child with the node.
+
+User code is imported as by another program, so what only the node should do goes below ``if __name__ == "__main__":``
+(``Node.run()`` does nothing in a child). What is read from the node's secrets while it is imported is not there.
 """
 
 from __future__ import annotations
