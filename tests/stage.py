@@ -37,9 +37,9 @@ def config(**changes: Any) -> NodeConfig:
 CALLBACK = config(node_url="https://node.example")
 
 
-def envelope(*, capability: str = CAPABILITY, **changes: Any) -> LeaseEnvelope:
+def envelope(*, capability: str = CAPABILITY, task_id: UUID = TASK, **changes: Any) -> LeaseEnvelope:
     given: dict[str, Any] = {
-        "task": TaskSpec(id=TASK, job_id=JOB, capability=capability),
+        "task": TaskSpec(id=task_id, job_id=JOB, capability=capability),
         "access_token": Secret("domain-token"),
         "domain_id": DOMAIN,
         "domain_server_url": "https://domain.example",

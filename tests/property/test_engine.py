@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from posemesh.capacity import Capacity, Offer
 from posemesh.commands import (
     AnswerCallback,
     Answered,
@@ -63,13 +65,14 @@ from posemesh.events import (
 from posemesh.secret import Secret
 from posemesh.types import HeartbeatAnswer
 
-from ..stage import Stage, envelope, failure
+from ..stage import CAPABILITY, Stage, envelope, failure
 from .running import RARELY, at_length, briefly
 
 EPSILON = 1e-6
 ENDINGS = {"completed", "failed", "refused", "unconfirmed", "stuck", "lost", "cancelled"}
 STATUSES = (None, None, 400, 401, 401, 403, 404, 408, 409, 410, 413, 422, 429, 500, 503)
 TTLS = (None, 0.5, 3.0, 60.0, 3600.0)
+TIMEOUTS = (None, None, 1.0, 20.0)
 TOKEN_TTLS = (None, 0.0, 1.0, 30.0, 3600.0)
 RETRY_AFTER = (None, None, None, 5.0, 1e6)
 ASKED = ("lease",) * 6 + ("other", "unreadable", "none", "failed")
@@ -107,12 +110,16 @@ class NodeRules(RuleBasedStateMachine):
         seed=st.integers(0, 99),
         kindness=st.sampled_from([9, 7, 3, 0]),
         known=st.booleans(),
+        room=st.sampled_from([None, None, 1, 3]),
     )
-    def build(self, slots: int, callback: bool, seed: int, kindness: int, known: bool) -> None:
+    def build(self, slots: int, callback: bool, seed: int, kindness: int, known: bool, room: int | None) -> None:
         self.kindness = kindness
         self.slots = slots
         url = "https://node.example" if callback else None
-        self.stage = Stage(seed=seed, max_concurrency=slots, node_url=url, register_interval_secs=20.0)
+        capacity = Capacity([Offer(CAPABILITY, CAPABILITY, slots=room)])
+        self.stage = Stage(
+            seed=seed, capacity=capacity, max_concurrency=slots, node_url=url, register_interval_secs=20.0
+        )
         self._tell(NodeStarted())
         if known:  # so that more runs get to see leases
             self._befriend(Register, StoreSecret, SignIn)
@@ -241,7 +248,9 @@ class NodeRules(RuleBasedStateMachine):
                 ttl, cancel = pick(TTLS), pick(SELDOM)
                 server = None if pick(SELDOM) else "https://domain.example"
                 self._lease(ttl, cancel)
-                self._tell(LeaseOffered(envelope=envelope(cancel=cancel, domain_server_url=server), ttl=ttl))
+                task = UUID(int=pick((self.leases,) * 9 + (1,)))  # now and then one that was leased before
+                terms = envelope(task_id=task, cancel=cancel, domain_server_url=server)
+                self._tell(LeaseOffered(envelope=terms, ttl=ttl, timeout=pick(TIMEOUTS)))
             case "other":
                 self._lease(60.0, False)
                 self._tell(LeaseOffered(envelope=envelope(capability="/other/v1"), ttl=60.0))
@@ -470,7 +479,7 @@ def test_engine_at_length() -> None:
 def long_life(seed: int) -> Counter[str]:
     """A node's life of many steps, without Hypothesis: nothing to take apart, but far to go."""
     node, rng = NodeRules(), Random(seed)
-    node.build(rng.choice((1, 2, 4)), rng.choice(BOTH), seed, rng.choice((9, 7, 3)), True)
+    node.build(rng.choice((1, 2, 4)), rng.choice(BOTH), seed, rng.choice((9, 7, 3)), True, rng.choice((None, 1, 3)))
     node.for_a_while(seed, 600)
     node.teardown()
     return node.stage.engine.counters

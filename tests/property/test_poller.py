@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import strategies as st
@@ -24,16 +25,20 @@ from posemesh.events import (
 from posemesh.machines import poller
 
 from ..stage import Bench, config, envelope, failure
-from .running import RARELY, at_length, briefly
+from .running import RARELY, SELDOM, at_length, briefly
 
 EPSILON = 1e-6
 MIN, MAX = 1.0, 30.0
 RETRY_AFTER = st.sampled_from([None, None, None, 0.5, 20.0, 299.0, 1e6])
+CAPABILITIES = ("/a/v1", "/b/v1", "/c/v1")
+ROOMS = st.fixed_dictionaries({capability: st.sampled_from([0, 0, 1, 3]) for capability in CAPABILITIES})
 
 
 @dataclass
 class World:
-    """What the node holds, as the poller is told."""
+    """What the node holds, as the poller is told. ``rooms`` are how many tasks of each capability could begin, where
+    runners are limited.
+    """
 
     fresh: int = 0
     runs: int = 0
@@ -41,14 +46,26 @@ class World:
     waiting: int = 0
     ran: int = 0
     unran: int = 0
+    rooms: dict[str, int] | None = None
+    queued: bool = False
+    roomy: list[str] = field(default_factory=list)
 
     @property
     def busy(self) -> int:
         return self.fresh + self.runs
 
     def census(self) -> CensusTaken:
-        backlog = self.unanswered + self.waiting
-        return CensusTaken(busy=self.busy, backlog=backlog, settling=self.unanswered, ran=self.ran, unran=self.unran)
+        rooms = self.rooms or {}
+        self.roomy = [capability for capability in CAPABILITIES if rooms.get(capability)]
+        return CensusTaken(
+            busy=self.busy,
+            backlog=self.unanswered + self.waiting,
+            settling=self.unanswered,
+            ran=self.ran,
+            unran=self.unran,
+            spare=None if self.rooms is None else 0 if self.queued else sum(rooms.values()),
+            with_room=None if all(rooms.values()) else tuple(self.roomy),
+        )
 
 
 class PollerRules(RuleBasedStateMachine):
@@ -63,12 +80,16 @@ class PollerRules(RuleBasedStateMachine):
         self.held, self.window = 0.0, None
         self.stopping = self.left = self.blocked = self.made_good = self.worked = False
         self.had_room = True
+        self.skipped: Counter[str] = Counter()
 
-    @initialize(slots=st.sampled_from([1, 1, 2, 5]), seed=st.integers(0, 9))
-    def build(self, slots: int, seed: int) -> None:
+    @initialize(slots=st.sampled_from([1, 1, 2, 5]), seed=st.integers(0, 9), limited=st.booleans())
+    def build(self, slots: int, seed: int, limited: bool) -> None:
         self.slots = slots
         self.poller = Bench(poller, settings=config(max_concurrency=slots), seed=seed)
         self.told = self.world.census()
+        if limited:
+            self.world.rooms = dict.fromkeys(CAPABILITIES, 2)
+            self._tell_census()
 
     @property
     def now(self) -> float:
@@ -76,7 +97,9 @@ class PollerRules(RuleBasedStateMachine):
 
     @property
     def room(self) -> bool:
-        return self.world.busy < self.slots and self.world.unanswered + self.world.waiting < 64
+        rooms = 1 if self.world.rooms is None else sum(self.world.rooms.values())
+        free = self.world.busy < self.slots and rooms > 0 and not self.world.queued
+        return free and self.world.unanswered + self.world.waiting < 64
 
     # -- The oracle
 
@@ -94,9 +117,13 @@ class PollerRules(RuleBasedStateMachine):
         if Leave() in commands:
             self.left = True
             return
-        assert commands == [Ask()] * len(commands)
+        assert all(isinstance(command, Ask) for command in commands)
         if not commands:
             return
+        for command in commands:
+            self._check_turn(command.capability)
+        if self.world.rooms is not None:
+            assert self.flight + len(commands) <= sum(self.world.rooms.values()), "asked for more than can begin"
         assert self.generation and not self.stopping
         assert self.room, "asked for what cannot run"
         assert self.now >= self.held - EPSILON, "asked before the service's Retry-After"
@@ -106,6 +133,16 @@ class PollerRules(RuleBasedStateMachine):
             low, high = self.window
             assert low - EPSILON <= self.now <= high + EPSILON
         self.window = None
+
+    def _check_turn(self, asked: str | None) -> None:
+        if self.world.rooms is None or all(self.world.rooms.values()):
+            assert asked is None, "the service may choose"
+            return
+        assert asked in self.world.roomy
+        for capability in CAPABILITIES:
+            passed_over = capability in self.world.roomy and capability != asked
+            self.skipped[capability] = self.skipped[capability] + 1 if passed_over else 0
+            assert self.skipped[capability] < len(CAPABILITIES), "each has its turn"
 
     def _pause(self) -> None:
         bound = min(MAX, MIN * 2**self.idle)
@@ -156,6 +193,12 @@ class PollerRules(RuleBasedStateMachine):
         self.blocked = self.made_good = False
         self.window, self.had_room = None, self.room
         self._tell(LeaseUnreadable(task_id="t", problem="p"))
+
+    @precondition(lambda self: self.world.rooms is not None and self.generation)
+    @rule(rooms=ROOMS, queued=SELDOM)
+    def rooms_change(self, rooms: dict[str, int], queued: bool) -> None:
+        self.world.rooms, self.world.queued = rooms, queued
+        self._tell_census()
 
     @precondition(lambda self: self.world.fresh)
     @rule()

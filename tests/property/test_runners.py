@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from random import Random
 from typing import Any, TypeAlias
@@ -346,8 +346,7 @@ class RunnerRules(RuleBasedStateMachine):
         name = pick(older) if older and pick((True, False, False, False)) else f"task {key}"
         ttl, timeout = pick((3600.0, 3600.0, 8.0)), pick(TIMEOUTS)
         self.tasks[key] = Task(key, offer, name, timeout, ttl, self.now, self.now + ttl)
-        made = envelope(capability=offer.capability)
-        made = replace(made, task=replace(made.task, id=UUID(int=int(name.removeprefix("task ")))))
+        made = envelope(capability=offer.capability, task_id=UUID(int=int(name.removeprefix("task "))))
         runner = "" if offer.runner == A else offer.runner
         self._tell(LeaseOffered(envelope=made, ttl=ttl, runner=runner, timeout=timeout))
 

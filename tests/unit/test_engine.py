@@ -571,8 +571,7 @@ def task(
     lease: int, capability: str = CAPABILITY, ttl: float = 3600.0, timeout: float | None = None, **given: Any
 ) -> LeaseOffered:
     """The offer of a task of its own."""
-    made = envelope(capability=capability)
-    made = replace(made, task=replace(made.task, id=UUID(int=lease)))
+    made = envelope(capability=capability, task_id=UUID(int=lease))
     return LeaseOffered(envelope=made, ttl=ttl, timeout=timeout, **given)
 
 
