@@ -35,6 +35,7 @@ LAYERS = (
     ("shell",),
     ("runners.executors",),
     ("storage",),
+    ("control",),
     ("runtime",),
     ("node",),
     ("devnet", "conformance", "testing"),
@@ -78,7 +79,7 @@ TESTED_IN = {
     "devnet.uploads": "devnet/test_domain.py",
 }
 # Frozen data without behaviour: whoever uses them tests them.
-RECORDS_ONLY = ("commands", "events", "runners.job", "snapshot", "types")
+RECORDS_ONLY = ("commands", "control.store", "events", "runners.job", "snapshot", "types")
 
 FORBIDDEN = {
     r"/wo" r"rk/": "a path of one machine",
