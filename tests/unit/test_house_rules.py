@@ -71,6 +71,9 @@ TESTED_IN = {
     "runners.executors.child": "runners/executors/test_process.py",
     "runners.executors.link": "runners/executors/test_process.py",
     "runners.executors.peer": "runners/executors/test_process.py",
+    # One suite for both stores.
+    "control.memory": "control/test_store.py",
+    "control.tables": "control/test_store.py",
     # What stands behind the wire of the local network is tested through it.
     "devnet.config": "devnet/test_server.py",
     "devnet.context": "devnet/test_server.py",

@@ -1,0 +1,330 @@
+"""The ledger's file: how it is made, opened, looked over and written to. Plain blocking calls.
+
+Rules:
+1. A file that is there is never taken for empty and never made anew. A new one is made aside and put in place whole, so
+   that one without content is damage.
+2. One writer, by a lock on a file beside it, whatever process or part of a process asks.
+3. Nothing is written to a file that was found damaged, too new or somebody else's, not even what closing it would.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self, TypeAlias, TypeVar
+
+from posemesh.control import tables
+from posemesh.control.store import (
+    Commit,
+    LedgerBusy,
+    LedgerClosed,
+    LedgerCorrupt,
+    LedgerFailed,
+    LedgerFull,
+    LedgerTooNew,
+    LedgerUnfit,
+    StoreError,
+)
+
+__all__ = ("FILE", "LOCK", "Connect", "Database", "reading")
+
+T = TypeVar("T")
+Connect: TypeAlias = Callable[..., sqlite3.Connection]
+"""``sqlite3.connect``, or what a test puts in its place."""
+
+FILE: Final = "ledger.db"
+LOCK: Final = "ledger.lock"
+_BUSY_SECS: Final = 5.0
+_ERRORS: Final[dict[int, tuple[type[StoreError], str]]] = {
+    sqlite3.SQLITE_PERM: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
+    sqlite3.SQLITE_BUSY: (LedgerBusy, "another program holds it; end that one"),
+    sqlite3.SQLITE_LOCKED: (LedgerBusy, "another program holds it; end that one"),
+    sqlite3.SQLITE_READONLY: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
+    sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, "it was left as it is; bring back a copy, or move it away to begin anew"),
+    sqlite3.SQLITE_FULL: (LedgerFull, "make room, or move STATE_DIR to a larger disk"),
+    sqlite3.SQLITE_CANTOPEN: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
+    sqlite3.SQLITE_NOTADB: (LedgerCorrupt, "it was left as it is; bring back a copy, or move it away to begin anew"),
+}
+
+
+@contextmanager
+def _typed(path: Path) -> Iterator[None]:
+    """Make what SQLite and the system say of ``path`` a StoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        kind, remedy = _ERRORS.get(code, (LedgerFailed, "look at the disk it is on"))
+        raise kind(f"{path}: {error}; {remedy}") from error
+    except OSError as error:
+        full = error.errno in (28, 122)
+        what = "make room, or move STATE_DIR to a larger disk" if full else "STATE_DIR needs a directory of this user"
+        raise (LedgerFull if full else LedgerUnfit)(f"{path}: {error.strerror or error}; {what}") from error
+
+
+def _connect(connect: Connect, path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    # Many threads take turns with it, one at a time.
+    return connect(uri, uri=True, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def reading(directory: Path, connect: Connect = sqlite3.connect) -> Iterator[sqlite3.Connection]:
+    """The ledger of ``directory`` to read, as of one moment, beside a writer or without. Raises StoreError."""
+    path = directory / FILE
+    with _typed(path):
+        _expect_content(path)
+        db = _reader(connect, path)
+        try:
+            _check_header(db, path)
+            db.execute("BEGIN")
+            yield db
+        finally:
+            db.close()
+
+
+def _reader(connect: Connect, path: Path) -> sqlite3.Connection:
+    db = _connect(connect, path, "mode=ro")
+    try:
+        db.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError as error:
+        db.close()
+        wal = path.with_name(f"{FILE}-wal")
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or (wal.exists() and wal.stat().st_size):
+            raise
+        # Nobody has it open, all is in the file, and nothing can be put beside it: a medium that cannot be written to.
+        return _connect(connect, path, "immutable=1")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _expect_content(path: Path) -> None:
+    """Raise where the file is missing or empty. SQLite would take both for a new ledger, and the log beside it for
+    rubbish.
+    """
+    if path.exists() and path.stat().st_size:
+        return
+    if path.exists() or path.with_name(f"{FILE}-wal").exists():
+        state = "is empty" if path.exists() else "is missing, and its log is not"
+        raise LedgerCorrupt(f"{path} {state}; it was left as it is: bring back a copy, or move it away to begin anew")
+    raise LedgerUnfit(f"{path}: there is no ledger; expected the directory of a node that has run (STATE_DIR)")
+
+
+def _check_header(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != tables.APPLICATION or version < 1:
+        raise LedgerCorrupt(f"{path}: expected a ledger, found another database; it was left as it is")
+    if version > tables.VERSION:
+        raise LedgerTooNew(
+            f"{path} has the version {version} of a later posemesh, this one reads up to {tables.VERSION}; use that "
+            "one. It was left as it is"
+        )
+
+
+class Database:
+    """The one writer of a directory's ledger, with a connection to write and one to read committed rows.
+
+    Each method may be called from any thread, two at a time only where one of them is :meth:`read`; the caller sees
+    to that.
+    """
+
+    def __init__(self, directory: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self.path = directory / FILE
+        self._lock = lock
+        self._writer = writer
+        self._reader = reader
+        self._identity = _identity(self.path)
+        self._broken: LedgerCorrupt | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, directory: Path, connect: Connect = sqlite3.connect) -> Self:
+        """Open the ledger of ``directory``, or begin one. Raises StoreError."""
+        with _typed(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _locked(directory / LOCK)
+        opened: list[sqlite3.Connection] = []
+        try:
+            path = directory / FILE
+            with _typed(path):
+                if not path.exists() and not path.with_name(f"{FILE}-wal").exists():
+                    _create(path, connect)
+                _expect_content(path)
+                _keep_private(path)
+                # Looked over by a connection that cannot write, so that a damaged file stays as it is.
+                opened.append(_connect(connect, path, "mode=ro"))
+                _check_header(opened[0], path)
+                _check_pages(opened[0], path)
+                opened.append(_connect(connect, path, "mode=rw"))
+                opened[1].execute("PRAGMA synchronous = FULL")
+                _keep_log(opened[1], path)
+            return cls(directory, lock, opened[1], opened[0])
+        except BaseException:
+            for db in opened:
+                db.close()
+            os.close(lock)
+            raise
+
+    def write(self, commits: Sequence[Commit]) -> list[Exception | None]:
+        """Commit each as one of a group: what refused it, or None. Raises StoreError where none of them happened."""
+        self._expect_open()
+        if self._broken is not None:
+            raise self._broken
+        try:
+            with _typed(self.path):
+                return self._write(commits)
+        except LedgerFull:
+            if len(commits) == 1:
+                raise
+            return [self._alone(commit) for commit in commits]
+        except LedgerCorrupt as error:
+            self._broken = error
+            raise
+
+    def _alone(self, commit: Commit) -> Exception | None:
+        """One of a group that was too large for the room there is."""
+        try:
+            return self.write([commit])[0]
+        except StoreError as error:
+            return error
+
+    def _write(self, commits: Sequence[Commit]) -> list[Exception | None]:
+        if _identity(self.path) != self._identity:
+            raise LedgerFailed(f"{self.path} was removed or replaced while it was in use; restart the node")
+        db = self._writer
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            results = [_result(db, commit) for commit in commits]
+            db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            raise
+        return results
+
+    def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The answer of ``query``, all of it as of one moment. Raises StoreError."""
+        self._expect_open()
+        with _typed(self.path):
+            self._reader.execute("BEGIN")
+            try:
+                return query(self._reader)
+            finally:
+                if self._reader.in_transaction:
+                    self._reader.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Let go of the file and its lock."""
+        if self._closed:
+            return
+        self._closed = True
+        # The last connection to close brings the log into the file, which the reader cannot; damage stays as it is.
+        order = (self._writer, self._reader) if self._broken else (self._reader, self._writer)
+        for db in order:
+            with suppress(sqlite3.Error):
+                db.close()
+        os.close(self._lock)
+
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise LedgerClosed(f"{self.path}: the ledger was closed")
+
+
+def _result(db: sqlite3.Connection, commit: Commit) -> Exception | None:
+    """What refused it, damage to a row of its own included. Errors of the file are the whole group's, and raised."""
+    try:
+        tables.apply(db, commit)
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _locked(path: Path) -> int:
+    """The lock, held until its file descriptor is closed, by the end of the process at the latest."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise LedgerBusy(
+            f"{path.parent}: a node uses this directory already (process {holder}); stop it, or give each node a "
+            "STATE_DIR of its own"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _create(path: Path, connect: Connect) -> None:
+    """An empty ledger, put in place when it is whole and on the disk."""
+    aside = path.with_name(f"{FILE}.new")
+    for end in ("", "-journal", "-wal", "-shm"):  # of an earlier attempt
+        aside.with_name(f"{aside.name}{end}").unlink(missing_ok=True)
+    os.close(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    db = _connect(connect, aside, "mode=rw")
+    try:
+        _keep_log(db, path)
+        db.execute("BEGIN IMMEDIATE")
+        for statement in tables.SCHEMA:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {tables.APPLICATION}")
+        db.execute(f"PRAGMA user_version = {tables.VERSION}")
+        db.execute("COMMIT")
+    finally:
+        db.close()
+    _sync(aside)
+    aside.replace(path)
+    _sync(path.parent)
+
+
+def _keep_log(db: sqlite3.Connection, path: Path) -> None:
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise LedgerUnfit(f"{path}: its file system has no shared memory; STATE_DIR needs a local disk")
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _keep_private(path: Path) -> None:
+    """Mode 0600; what SQLite puts beside the file gets the file's."""
+    for each in (path, *(path.with_name(f"{FILE}{end}") for end in ("-wal", "-shm"))):
+        with suppress(FileNotFoundError):
+            if stat.S_IMODE(each.stat().st_mode) != 0o600:
+                each.chmod(0o600)
+
+
+def _check_pages(db: sqlite3.Connection, path: Path) -> None:
+    problems = [str(line) for (line,) in db.execute("PRAGMA quick_check(3)") if line != "ok"]
+    if problems:
+        raise LedgerCorrupt(
+            f"{path}: damaged ({'; '.join(problems)}); it was left as it is: bring back a copy, or move it away"
+        )

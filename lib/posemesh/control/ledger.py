@@ -1,0 +1,132 @@
+"""The durable store: SQLite in a directory, for the nodes of one loop.
+
+All commits that wait are served by one transaction: while the disk does one, the next ones gather. Nothing blocks the
+loop; the disk is waited for where the injected offload puts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+from posemesh.control import tables
+from posemesh.control.database import Connect, Database
+from posemesh.control.store import Commit, InputRow, LedgerClosed, OutboxRow, ReceiptRow, RuntimeRow, Snapshot
+from posemesh.shell.offload import Offload
+
+__all__ = ("GROUP_MAX", "SqliteStore")
+
+T = TypeVar("T")
+
+GROUP_MAX = 512
+"""Commits that one transaction takes at most, so that the first of a flood does not wait for the last."""
+
+
+class SqliteStore:
+    """The :class:`Store` of a directory. All nodes of a process that keep their state there share one; a second one is
+    refused.
+    """
+
+    def __init__(self, database: Database, offload: Offload) -> None:
+        self._database = database
+        self._offload = offload
+        self._waiting: list[tuple[Commit, asyncio.Future[None]]] = []
+        self._serving: asyncio.Task[None] | None = None
+        self._reading = threading.Lock()
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, directory: Path, offload: Offload, *, connect: Connect = sqlite3.connect) -> Self:
+        """Open the ledger of ``directory``, or begin one. Raises LedgerBusy, LedgerCorrupt, LedgerTooNew, LedgerUnfit,
+        LedgerFull, LedgerFailed.
+        """
+        return cls(await offload.call(Database.open, directory, connect), offload)
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {str(self._database.path)!r}, {len(self._waiting)} waiting>"
+
+    async def commit(self, commit: Commit) -> None:
+        self._expect_open()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((commit, done))
+        if self._serving is None:
+            self._serving = asyncio.ensure_future(self._serve())
+        await done
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+                await self._serve_group(group)
+        finally:
+            self._serving = None
+
+    async def _serve_group(self, group: list[tuple[Commit, asyncio.Future[None]]]) -> None:
+        try:
+            results = await self._offload.call(self._database.write, [commit for commit, _ in group])
+        except BaseException as error:
+            results = [error] * len(group) if isinstance(error, Exception) else []
+            if not results:
+                for _, done in group:
+                    done.cancel()
+                raise
+        for (_, done), result in zip(group, results, strict=True):
+            if done.done():  # its caller no longer waits
+                continue
+            done.set_result(None) if result is None else done.set_exception(result)
+
+    async def snapshot(self, runtime: str) -> Snapshot:
+        return await self._read(lambda db: tables.snapshot(db, runtime))
+
+    async def runtimes(self) -> tuple[RuntimeRow, ...]:
+        return await self._read(lambda db: tables.rows(db, RuntimeRow, "ORDER BY runtime"))
+
+    async def input(self, runtime: str, id: str) -> InputRow | None:
+        return await self._read(lambda db: tables.read(db, InputRow, runtime, id))
+
+    async def holder(self, runtime: str, key: str) -> InputRow | None:
+        found = await self._read(lambda db: tables.rows(db, InputRow, "WHERE runtime = ? AND key = ?", runtime, key))
+        return found[0] if found else None
+
+    async def inputs(self, runtime: str, *, run: str | None = None) -> tuple[InputRow, ...]:
+        where, values = ("", ()) if run is None else (" AND run = ?", (run,))
+        clause = f"WHERE runtime = ?{where} ORDER BY position, id"
+        return await self._read(lambda db: tables.rows(db, InputRow, clause, runtime, *values))
+
+    async def receipt(self, runtime: str, run: str, sequence: int) -> ReceiptRow | None:
+        return await self._read(lambda db: tables.read(db, ReceiptRow, runtime, run, sequence))
+
+    async def receipts(self, runtime: str, *, run: str | None = None) -> tuple[ReceiptRow, ...]:
+        where, values = ("", ()) if run is None else (" AND run = ?", (run,))
+        clause = f"WHERE runtime = ?{where} ORDER BY sequence"
+        return await self._read(lambda db: tables.rows(db, ReceiptRow, clause, runtime, *values))
+
+    async def outbox(self, runtime: str) -> tuple[OutboxRow, ...]:
+        clause = "WHERE runtime = ? ORDER BY sequence, id"
+        return await self._read(lambda db: tables.rows(db, OutboxRow, clause, runtime))
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._serving is not None:
+            await asyncio.wait((self._serving,))
+        await self._offload.call(self._locked, self._database.close)
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        self._expect_open()
+        return await self._offload.call(self._locked, lambda: self._database.read(query))
+
+    def _locked(self, call: Callable[[], T]) -> T:
+        with self._reading:
+            return call()
+
+    def _expect_open(self) -> None:
+        if self._closing is not None:
+            raise LedgerClosed(f"{self._database.path}: the ledger was closed")
