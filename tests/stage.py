@@ -14,7 +14,7 @@ from posemesh.capacity import Capacity
 from posemesh.commands import Command
 from posemesh.config import NodeConfig
 from posemesh.engine import Engine
-from posemesh.events import Event, Failure
+from posemesh.events import AbandonReason, Event, Failure, InputId, Lane, Obligation, RunId
 from posemesh.machines._kernel import Edge, Moved, Step, Subject
 from posemesh.secret import Secret
 from posemesh.types import Artifact, HeartbeatAnswer, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
@@ -81,6 +81,17 @@ _VALUES: Mapping[str, Any] = {
     "way": "in",
     "done": 1,
     "total": 2,
+    "lane": Lane.QUEUE,
+    "sequence": 1,
+    "run": RunId("run-1"),
+    "current": frozenset({RunId("run-1")}),
+    "by": InputId("input-2"),
+    "into": InputId("input-2"),
+    "reason": AbandonReason.RESET,
+    "receipt": False,
+    "epoch": "epoch-1",
+    "cause": "runner_error",
+    "obligation": Obligation.LOOP,
 }
 
 EVENTS: tuple[type[Event], ...] = tuple(

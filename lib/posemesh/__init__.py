@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from posemesh.errors import NodeStartError as NodeStartError
     from posemesh.errors import NodeStopped as NodeStopped
     from posemesh.errors import NoRunner as NoRunner
+    from posemesh.errors import OperationRefused as OperationRefused
     from posemesh.errors import PosemeshError as PosemeshError
     from posemesh.errors import RegistrationRefused as RegistrationRefused
     from posemesh.errors import RunnerError as RunnerError
@@ -81,6 +82,7 @@ __all__ = (
     "NodeConfig",
     "NodeStartError",
     "NodeStopped",
+    "OperationRefused",
     "PosemeshError",
     "RegistrationRefused",
     "Runner",

@@ -21,6 +21,7 @@ __all__ = (
     "NoRunner",
     "NodeStartError",
     "NodeStopped",
+    "OperationRefused",
     "PosemeshError",
     "RegistrationRefused",
     "RunnerError",
@@ -62,6 +63,18 @@ class IllegalTransition(PosemeshError):
         self.story = tuple(story)
         past = "; before it: " + ", ".join(self.story) if self.story else ""
         super().__init__(f"{machine} in state {state!r} has no edge for {trigger}{past}")
+
+
+class OperationRefused(IllegalTransition):
+    """An event that the machine's table takes in this state, but not under these circumstances. Nothing was changed.
+
+    ``guard`` is what has to hold for it.
+    """
+
+    def __init__(self, machine: str, state: str, trigger: str, guard: str, story: Sequence[str] = ()) -> None:
+        super().__init__(machine, state, trigger, story)
+        self.guard = guard
+        self.args = (f"{machine} in state {state!r} takes {trigger} only where this holds: {guard}",)
 
 
 class NodeStartError(PosemeshError):

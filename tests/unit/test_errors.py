@@ -30,6 +30,13 @@ def test_an_illegal_transition_names_its_cell_and_tells_its_story() -> None:
     assert "before it" not in str(errors.IllegalTransition("lease", "running", "Offer"))
 
 
+def test_a_refused_operation_names_what_has_to_hold() -> None:
+    error = errors.OperationRefused("driver", "running", "RunCommitted", "the run is in progress")
+    assert (error.state, error.trigger, error.guard) == ("running", "RunCommitted", "the run is in progress")
+    expected = "driver in state 'running' takes RunCommitted only where this holds: the run is in progress"
+    assert str(error) == expected
+
+
 def test_an_undecodable_lease_may_name_its_task() -> None:
     assert errors.UndecodableLease("no id").task_id is None
     assert errors.UndecodableLease("bad meta", "t").task_id == "t"

@@ -13,7 +13,7 @@ from posemesh.machines import diagram
 from ..stage import EVENTS, events_of, failure, sample
 
 MACHINES = {module.MACHINE.name: module.MACHINE for module in diagram.MODULES}
-SENDERS = ("Shell", "Timer", "Coupling")
+SENDERS = ("Shell", "Timer", "Coupling", "Driver")
 ABSTRACT = (Event, LeaseScoped)
 
 

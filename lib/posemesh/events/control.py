@@ -27,6 +27,8 @@ __all__ = (
     "InputStaged",
     "InputSuperseded",
     "Lane",
+    "Obligation",
+    "ObligationClosed",
     "RunCancelled",
     "RunCommitted",
     "RunFailed",
@@ -35,6 +37,7 @@ __all__ = (
     "RunRolledBack",
     "RuntimeDestroyed",
     "RuntimeEventPublished",
+    "RuntimeInitialized",
     "RuntimeRecovered",
     "RuntimeRecycled",
     "RuntimeRegistered",
@@ -42,6 +45,8 @@ __all__ = (
     "RuntimeRetired",
     "StagingRefused",
     "StopRequested",
+    "UnregisterBegun",
+    "Unregistered",
 )
 
 InputId = NewType("InputId", str)
@@ -77,7 +82,7 @@ class AbandonReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputQueued(Event):
-    """It was admitted to ``lane``. ``sequence`` is its place among all inputs of the runtime."""
+    """Driver: it was admitted to ``lane``. ``sequence`` is its place among all inputs of the runtime."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     lane: Lane
@@ -86,7 +91,7 @@ class InputQueued(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputNoted(Event):
-    """It asked for nothing but to be on record."""
+    """Driver: it asked for nothing but to be on record."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     sequence: int
@@ -94,7 +99,7 @@ class InputNoted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputStaged(Event):
-    """``run`` takes it up. ``current`` are the runs that the runtime has."""
+    """Driver: ``run`` takes it up. ``current`` are the runs that the runtime has."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     run: RunId
@@ -103,7 +108,7 @@ class InputStaged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRolledBack(Event):
-    """``run`` ended with nothing done: the input may be tried again."""
+    """Driver: ``run`` ended with nothing done: the input may be tried again."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     run: RunId
@@ -111,7 +116,7 @@ class InputRolledBack(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingRefused(Event):
-    """No run would take it. ``sequence`` is its place behind what waits."""
+    """Driver: no run would take it. ``sequence`` is its place behind what waits."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     sequence: int
@@ -119,7 +124,7 @@ class StagingRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputDeferred(Event):
-    """Others go first. ``sequence`` is its place behind what waits."""
+    """Driver: others go first. ``sequence`` is its place behind what waits."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     sequence: int
@@ -127,7 +132,7 @@ class InputDeferred(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputApplied(Event):
-    """``run`` has done what it asked."""
+    """Driver: ``run`` has done what it asked."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     run: RunId
@@ -135,7 +140,7 @@ class InputApplied(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundaryRecorded(Event):
-    """The receipt of ``run`` has ``sequence``."""
+    """Driver: the receipt of ``run`` has ``sequence``."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     run: RunId
@@ -144,14 +149,14 @@ class BoundaryRecorded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputConsumed(Event):
-    """Nothing is left of it to do."""
+    """Driver: nothing is left of it to do."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSuperseded(Event):
-    """``by`` holds a newer lease of the same task."""
+    """Driver: ``by`` holds a newer lease of the same task."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     by: InputId
@@ -159,7 +164,7 @@ class InputSuperseded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputCoalesced(Event):
-    """``into`` says the same, and later."""
+    """Driver: ``into`` says the same, and later."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     into: InputId
@@ -167,16 +172,17 @@ class InputCoalesced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputAbandoned(Event):
-    """It will not be worked off."""
+    """Driver: it will not be worked off. ``run`` where that run was cancelled."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     reason: AbandonReason
+    run: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRecovered(Event):
-    """The process that held it is gone. ``receipt`` tells whether its last run's boundary is on record; ``lane`` and
-    ``sequence`` are for one that was accepted and not yet queued.
+    """Driver: the process that held it is gone. ``receipt`` tells whether its last run's boundary is on record;
+    ``lane`` and ``sequence`` are for one that was accepted and not yet queued.
     """
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
@@ -188,9 +194,32 @@ class InputRecovered(Event):
 # -- One runtime ----------------------------------------------------------------------------------------------------
 
 
+class Obligation(StrEnum):
+    """What has to end before a process may let go of a runtime."""
+
+    LOOP = "loop"
+    """What runs inputs has ended."""
+    MESSAGES = "messages"
+    """What user code said last was read."""
+    WAITERS = "waiters"
+    """Whoever waits for an input was told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeInitialized(Event):
+    """Driver: it was looked up. ``epoch`` names this process's hold on it; the rest tells what the process before
+    left: that it was to take nothing new, or was destroyed.
+    """
+
+    machines: ClassVar[tuple[str, ...]] = ("driver",)
+    epoch: str
+    retired: bool = False
+    destroyed: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeRegistered(Event):
-    """A process takes the runtime up. ``epoch`` names that process's hold on it."""
+    """Driver: a process takes the runtime up. ``epoch`` names that process's hold on it."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     epoch: str
@@ -198,35 +227,35 @@ class RuntimeRegistered(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputAccepted(Event):
-    """An input asks to be taken in."""
+    """Driver: an input asks to be taken in."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorAttached(Event):
-    """What runs inputs is ready."""
+    """Driver: what runs inputs is ready."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorExited(Event):
-    """What ran inputs is gone."""
+    """Driver: what ran inputs is gone."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested(Event):
-    """What runs inputs is to end; that it has is told by ExecutorExited."""
+    """Driver: what runs inputs is to end; that it has is told by ExecutorExited."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPrepared(Event):
-    """``run`` is to begin. ``drain`` where it works off what a retired runtime still holds."""
+    """Driver: ``run`` is to begin. ``drain`` where it works off what a retired runtime still holds."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
@@ -235,7 +264,7 @@ class RunPrepared(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCommitted(Event):
-    """``run`` reached its boundary."""
+    """Driver: ``run`` reached its boundary."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
@@ -243,7 +272,7 @@ class RunCommitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailed(Event):
-    """``run`` ended in a failure; ``cause`` says of what kind."""
+    """Driver: ``run`` ended in a failure; ``cause`` says of what kind."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
@@ -252,7 +281,7 @@ class RunFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCancelled(Event):
-    """``run`` was cancelled."""
+    """Driver: ``run`` was cancelled."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
@@ -260,7 +289,7 @@ class RunCancelled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRolledBack(Event):
-    """``run`` is cleared away before it came to any end."""
+    """Driver: ``run`` is cleared away before it came to any end."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
@@ -268,41 +297,65 @@ class RunRolledBack(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeRetired(Event):
-    """No new input; what is there is worked off."""
+    """Driver: no new input; what is there is worked off."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeReset(Event):
-    """Everything is dropped, and it begins anew."""
+    """Driver: everything is dropped, and it begins anew."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeRecycled(Event):
-    """Its driver is made anew around the same inputs."""
+    """Driver: its driver is made anew around the same inputs."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeRecovered(Event):
-    """Its inputs were put in order after a crash."""
+    """Driver: its inputs were put in order after a crash."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeDestroyed(Event):
-    """It is over for good."""
+    """Driver: it is over for good."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeEventPublished(Event):
-    """An event is to be delivered to it."""
+    """Driver: an event is to be delivered to it."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnregisterBegun(Event):
+    """Driver: the process wants to let go of it: from now on nothing is begun."""
+
+    machines: ClassVar[tuple[str, ...]] = ("driver",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObligationClosed(Event):
+    """Driver: one of them has ended; ``forced`` where it was cut short."""
+
+    machines: ClassVar[tuple[str, ...]] = ("driver",)
+    obligation: Obligation
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unregistered(Event):
+    """Driver: the process that holds it by ``epoch`` lets go of it."""
+
+    machines: ClassVar[tuple[str, ...]] = ("driver",)
+    epoch: str

@@ -20,10 +20,10 @@ from transitions import Machine, Transition
 
 from posemesh.commands import Command
 from posemesh.config import NodeConfig
-from posemesh.errors import IllegalTransition
+from posemesh.errors import IllegalTransition, OperationRefused
 from posemesh.events import Event, LeaseId
 
-__all__ = ("Edge", "Lifecycle", "Moved", "State", "Step", "Subject")
+__all__ = ("Action", "Edge", "Guard", "Lifecycle", "Moved", "State", "Step", "Subject", "Tick", "refuse")
 
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
@@ -50,13 +50,19 @@ def _always(key: LeaseId) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[E]):
-    """One event and all that a machine may know besides its own data. ``now`` is monotonic, in seconds; ``has_room``
-    tells whether the task of that lease may begin beside the others.
-    """
+class Tick(Generic[E]):
+    """One event and its time, in seconds: all that the machines of a hosted runtime know besides their own data."""
 
     event: E
     now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Tick[E]):
+    """One event and all that a machine of a node may know besides its own data. ``now`` is monotonic, in seconds;
+    ``has_room`` tells whether the task of that lease may begin beside the others.
+    """
+
     rng: Random
     config: NodeConfig
     capabilities: frozenset[str]
@@ -91,8 +97,22 @@ class Subject:
 
 
 S = TypeVar("S", bound=Subject)
-Guard: TypeAlias = Callable[[Any, Step[Any]], bool]
-Action: TypeAlias = Callable[[Any, Step[Any]], Command | Sequence[Command] | None]
+Guard: TypeAlias = Callable[[Any, Any], bool]
+Action: TypeAlias = Callable[[Any, Any], Command | Sequence[Command] | None]
+
+
+class _Refusal(Exception):
+    """What a row that refuses its event says; the lifecycle makes the error of it."""
+
+
+def refuse(requirement: str) -> Action:
+    """The only action of a row that refuses its event: OperationRefused names the ``requirement`` that is not met."""
+
+    def action(subject: Any, step: Tick[Any]) -> None:
+        raise _Refusal(requirement)
+
+    action.__name__ = f"refuse: {requirement}"
+    return action
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +149,7 @@ class _Firing:
 
     __slots__ = ("commands", "edge", "step")
 
-    def __init__(self, step: Step[Any]) -> None:
+    def __init__(self, step: Tick[Any]) -> None:
         self.step = step
         self.edge: Edge | None = None
         self.commands: list[Command] = []
@@ -220,16 +240,20 @@ class Lifecycle(Generic[S]):
             story = () if subject is None else subject.story
             raise IllegalTransition(self.name, state.value, type(event).__name__, tuple(story))
 
-    def fire(self, subject: S, step: Step[Event]) -> tuple[list[Command], Moved]:
+    def fire(self, subject: S, step: Tick[Event]) -> tuple[list[Command], Moved]:
         """Move ``subject`` by ``step.event``: the commands that follow, and the record of the move.
 
-        Raises IllegalTransition, with nothing changed, where the table has no row for the state and the event.
+        Raises IllegalTransition, with nothing changed, where the table has no row for the state and the event, and
+        OperationRefused, one of its kind, where the row refuses it.
         """
         trigger = type(step.event).__name__
         source, firing = subject.state, _Firing(step)
         event = self._machine.events.get(trigger)
-        if event is None or not event.trigger(subject, firing=firing) or firing.edge is None:
-            raise IllegalTransition(self.name, source.value, trigger, tuple(subject.story))
+        try:
+            if event is None or not event.trigger(subject, firing=firing) or firing.edge is None:
+                raise IllegalTransition(self.name, source.value, trigger, tuple(subject.story))
+        except _Refusal as refusal:
+            raise OperationRefused(self.name, source.value, trigger, str(refusal), tuple(subject.story)) from None
         if firing.edge.dest is not None:
             subject.since = step.now
         if subject.state in self.ends:
