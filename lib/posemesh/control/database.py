@@ -40,15 +40,16 @@ Connect: TypeAlias = Callable[..., sqlite3.Connection]
 FILE: Final = "ledger.db"
 LOCK: Final = "ledger.lock"
 _BUSY_SECS: Final = 5.0
+_LEFT: Final = "it was left as it is: bring back a copy, or move it away to begin anew"
 _ERRORS: Final[dict[int, tuple[type[StoreError], str]]] = {
     sqlite3.SQLITE_PERM: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
     sqlite3.SQLITE_BUSY: (LedgerBusy, "another program holds it; end that one"),
     sqlite3.SQLITE_LOCKED: (LedgerBusy, "another program holds it; end that one"),
     sqlite3.SQLITE_READONLY: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
-    sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, "it was left as it is; bring back a copy, or move it away to begin anew"),
+    sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, _LEFT),
     sqlite3.SQLITE_FULL: (LedgerFull, "make room, or move STATE_DIR to a larger disk"),
     sqlite3.SQLITE_CANTOPEN: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
-    sqlite3.SQLITE_NOTADB: (LedgerCorrupt, "it was left as it is; bring back a copy, or move it away to begin anew"),
+    sqlite3.SQLITE_NOTADB: (LedgerCorrupt, _LEFT),
 }
 
 
@@ -61,6 +62,8 @@ def _typed(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         kind, remedy = _ERRORS.get(code, (LedgerFailed, "look at the disk it is on"))
         raise kind(f"{path}: {error}; {remedy}") from error
+    except UnicodeDecodeError as error:  # of a table's name, or of what SQLite says of the damage
+        raise LedgerCorrupt(f"{path}: {error}; {_LEFT}") from error
     except OSError as error:
         full = error.errno in (28, 122)
         what = "make room, or move STATE_DIR to a larger disk" if full else "STATE_DIR needs a directory of this user"
@@ -94,8 +97,8 @@ def _reader(connect: Connect, path: Path) -> sqlite3.Connection:
         db.execute("SELECT 1 FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError as error:
         db.close()
-        wal = path.with_name(f"{FILE}-wal")
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or (wal.exists() and wal.stat().st_size):
+        unwritable = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        if not unwritable or _has_log(path):
             raise
         # Nobody has it open, all is in the file, and nothing can be put beside it: a medium that cannot be written to.
         return _connect(connect, path, "immutable=1")
@@ -111,10 +114,16 @@ def _expect_content(path: Path) -> None:
     """
     if path.exists() and path.stat().st_size:
         return
-    if path.exists() or path.with_name(f"{FILE}-wal").exists():
+    if path.exists() or _has_log(path):
         state = "is empty" if path.exists() else "is missing, and its log is not"
-        raise LedgerCorrupt(f"{path} {state}; it was left as it is: bring back a copy, or move it away to begin anew")
+        raise LedgerCorrupt(f"{path} {state}; {_LEFT}")
     raise LedgerUnfit(f"{path}: there is no ledger; expected the directory of a node that has run (STATE_DIR)")
+
+
+def _has_log(path: Path) -> bool:
+    """Whether there is more on record than the file itself holds. A reader may leave an empty log."""
+    log = path.with_name(f"{FILE}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _check_header(db: sqlite3.Connection, path: Path) -> None:
@@ -155,7 +164,7 @@ class Database:
         try:
             path = directory / FILE
             with _typed(path):
-                if not path.exists() and not path.with_name(f"{FILE}-wal").exists():
+                if not path.exists() and not _has_log(path):
                     _create(path, connect)
                 _expect_content(path)
                 _keep_private(path)
@@ -323,8 +332,7 @@ def _keep_private(path: Path) -> None:
 
 
 def _check_pages(db: sqlite3.Connection, path: Path) -> None:
-    problems = [str(line) for (line,) in db.execute("PRAGMA quick_check(3)") if line != "ok"]
+    # The quick check would not compare the indexes with the tables, and a row that no index finds is as good as absent.
+    problems = [str(line) for (line,) in db.execute("PRAGMA integrity_check(3)") if line != "ok"]
     if problems:
-        raise LedgerCorrupt(
-            f"{path}: damaged ({'; '.join(problems)}); it was left as it is: bring back a copy, or move it away"
-        )
+        raise LedgerCorrupt(f"{path}: damaged ({'; '.join(problems)}); {_LEFT}")
