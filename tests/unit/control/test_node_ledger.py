@@ -1,0 +1,357 @@
+"""A node's own ledger on both stores, through restarts, lost answers and commits that cross."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from posemesh.control.ledger import SqliteStore
+from posemesh.control.node_ledger import NodeLedger
+from posemesh.control.store import Commit, InputRow, LedgerCorrupt, LedgerFailed, LedgerFull, Store, StoreError
+from posemesh.secret import Secret
+from posemesh.shell.ledger import Ledger
+from posemesh.types import Artifact, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
+from tests.unit.control.stores import KINDS, RUNTIME, Reopen, a_commit, an_entry, an_input, opened
+
+TASK = UUID(int=1)
+ENVELOPE = LeaseEnvelope(
+    task=TaskSpec(id=TASK, capability="/c/v1", meta={"size": [1, None]}, inputs_cids=["a"]),
+    access_token=Secret("very-secret-token"),
+    access_token_expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    lease_expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    domain_server_url="https://domain.example",
+)
+ARTIFACT = Artifact(logical_path="a/b", name="b", data_type="bin", id="d1")
+
+
+def outcome(kind: OutcomeKind = OutcomeKind.COMPLETED, task: UUID = TASK) -> Outcome:
+    failed = {} if kind is OutcomeKind.COMPLETED else {"code": "runner_error", "message": "it broke"}
+    identity = TaskIdentity(task_id=str(task), capability="/c/v1")
+    return Outcome(kind=kind, task=identity, artifacts=(ARTIFACT,), details={"n": 1}, **failed)
+
+
+async def made(store: Store, at: float = 100.0) -> NodeLedger:
+    """A node's ledger, as each process opens it anew."""
+    beginning = len(await store.inputs(RUNTIME)) * 1000
+    names, times = itertools.count(beginning), itertools.count(at)
+    return await NodeLedger.open(store, RUNTIME, wall=lambda: next(times), ids=lambda: f"n{next(names)}")
+
+
+Body = Callable[[Store, Reopen], Awaitable[None]]
+
+
+@pytest.fixture(params=KINDS)
+def on_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Body], None]:
+    def run(body: Body) -> None:
+        async def main() -> None:
+            async with opened(request.param, tmp_path / "state") as (store, reopen):
+                await body(store, reopen)
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_it_is_what_the_node_asks_for() -> None:
+    ledger: type[Ledger] = NodeLedger
+    assert ledger
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.COMPLETED, OutcomeKind.FAILED])
+def test_a_report_is_owed_until_it_is_settled_through_every_restart(on_store: Any, kind: OutcomeKind) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(7, ENVELOPE)
+        assert ledger.unsettled() == ()
+        await ledger.commit_outcome(7, outcome(kind))
+        assert ledger.unsettled() == (outcome(kind),)
+        for _ in range(2):
+            store = await reopen()
+            ledger = await made(store)
+            assert ledger.interrupted == ()
+            (owed,) = ledger.owed
+            assert (owed.outcome, owed.fence) == (outcome(kind), 1)
+            assert ledger.unsettled() == (outcome(kind),)
+            assert ledger.owed_for(str(TASK)) == owed
+            assert ledger.owed_for("other") is None
+        with pytest.raises(KeyError):
+            ledger.adopt(1, "other")
+        ledger.adopt(1, owed.id)
+        ledger.settle(1, "refused", "410 gone")
+        ledger.settle(1, "refused")
+        assert ledger.unsettled() == ()
+        await ledger.close()
+        store = await reopen()
+        ledger = await made(store)
+        assert (ledger.owed, ledger.unsettled()) == ((), ())
+        (entry,) = await store.outbox(RUNTIME)
+        assert (entry.ending, entry.problem) == ("refused", "410 gone"), "kept as refused"
+        assert await store.holder(RUNTIME, str(TASK)) is None
+
+    on_store(body)
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.CANCELLED, OutcomeKind.LOST])
+def test_what_is_not_reported_is_not_owed_and_ends_all_the_same(on_store: Any, kind: OutcomeKind) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(7, ENVELOPE)
+        await ledger.commit_outcome(7, outcome(kind))
+        ledger.settle(7, "nothing waits")
+        await ledger.close()
+        ledger = await made(await reopen())
+        assert (ledger.unsettled(), ledger.interrupted) == ((), ())
+
+    on_store(body)
+
+
+def test_work_that_was_under_way_is_found_after_a_restart_without_its_token(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(7, ENVELOPE)
+        store = await reopen()
+        ledger = await made(store)
+        (left,) = ledger.interrupted
+        assert left.envelope.task == ENVELOPE.task
+        assert (left.envelope.lease_expires_at, left.envelope.domain_server_url) == (
+            ENVELOPE.lease_expires_at,
+            ENVELOPE.domain_server_url,
+        )
+        assert (left.envelope.access_token, left.envelope.access_token_expires_at) == (None, None)
+        await ledger.commit_outcome(1, outcome(OutcomeKind.FAILED))
+        store = await reopen()
+        ledger = await made(store)
+        assert ledger.interrupted == (), "failed back in its place"
+        assert len(ledger.owed) == 1
+        assert [row.phase for row in await store.inputs(RUNTIME)] == ["superseded", "consumed"]
+
+    on_store(body)
+
+
+def test_no_token_touches_the_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened("sqlite", tmp_path / "state") as (store, _):
+            ledger = await made(store)
+            await ledger.commit_accepted(7, ENVELOPE)
+            await ledger.commit_outcome(7, outcome())
+            files = list((tmp_path / "state").iterdir())
+            written = b"".join(path.read_bytes() for path in files)
+            assert b"domain.example" in written
+            assert b"very-secret-token" not in written
+
+    asyncio.run(main())
+
+
+def test_a_task_leased_again_takes_the_place_of_what_it_left(on_store: Any) -> None:
+    """Under way, waiting to be delivered, or delivered: each lease is one of its own, with a higher fence."""
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(1, ENVELOPE)
+        await ledger.commit_accepted(2, ENVELOPE)  # the first is under way still, in this process
+        await ledger.commit_outcome(1, outcome(OutcomeKind.LOST))
+        await ledger.commit_outcome(2, outcome())
+        await ledger.commit_accepted(3, ENVELOPE)  # the second's outcome waits
+        ledger.settle(2, "delivered")
+        await ledger.close()
+        await ledger.commit_outcome(3, outcome())
+        ledger.settle(3, "delivered")
+        await ledger.close()
+        await ledger.commit_accepted(4, ENVELOPE)
+        rows = await store.inputs(RUNTIME)
+        assert [(row.phase, row.fence) for row in rows] == [
+            ("superseded", 1),
+            ("consumed", 2),
+            ("consumed", 3),
+            ("staged", 4),
+        ]
+        assert [row.key for row in rows] == [None, None, None, str(TASK)]
+        assert [row.ending for row in await store.outbox(RUNTIME)] == ["delivered", "delivered"]
+        ledger = await made(await reopen())
+        assert len(ledger.interrupted) == 1
+
+    on_store(body)
+
+
+def test_a_displaced_lease_that_finished_all_the_same_is_reported(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(1, ENVELOPE)
+        await ledger.commit_accepted(2, ENVELOPE)
+        await ledger.commit_outcome(1, outcome())
+        assert len(ledger.unsettled()) == 1
+        rows = await store.inputs(RUNTIME)
+        assert [(row.phase, row.key) for row in rows] == [("superseded", None), ("staged", str(TASK))]
+        assert rows[0].reason == f"superseded by {rows[1].id}; completed"
+
+    on_store(body)
+
+
+def test_a_lease_that_could_not_be_read_has_an_end_on_record(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_outcome(7, outcome(OutcomeKind.FAILED))
+        (row,) = await store.inputs(RUNTIME)
+        assert (row.phase, row.open, row.reason) == ("consumed", False, "runner_error: it broke")
+        ledger = await made(await reopen())
+        assert ledger.unsettled() == (outcome(OutcomeKind.FAILED),)
+
+    on_store(body)
+
+
+class Unsure:
+    """A store whose disk fails: some commits are refused before they happen, of others the answer is lost."""
+
+    def __init__(self, store: Store, *trouble: str) -> None:
+        self._store = store
+        self.trouble = list(trouble)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, commit: Commit) -> None:
+        trouble = self.trouble.pop(0) if self.trouble else ""
+        if trouble == "full":
+            raise LedgerFull("no room")
+        await self._store.commit(commit)
+        if trouble == "lost":
+            raise LedgerFailed("who knows")
+
+
+@pytest.mark.parametrize("accepting", ["", "full", "lost"])
+@pytest.mark.parametrize("ending", ["", "full", "lost"])
+@pytest.mark.parametrize("again", ["full", "lost"])
+def test_an_outcome_that_is_given_again_is_on_record_once(
+    on_store: Any, accepting: str, ending: str, again: str
+) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(1, ENVELOPE)  # of an earlier lease, so that a key is handed on
+        unsure = Unsure(store, accepting, ending, again)
+        ledger._store = unsure  # type: ignore[assignment]
+        if accepting:
+            with pytest.raises(StoreError):
+                await ledger.commit_accepted(2, ENVELOPE)
+        else:
+            await ledger.commit_accepted(2, ENVELOPE)
+        for _ in range(5):
+            try:
+                await ledger.commit_outcome(2, outcome())
+                break
+            except StoreError:
+                assert ledger.unsettled() == ()
+        assert ledger.unsettled() == (outcome(),)
+        assert [row.phase for row in await store.inputs(RUNTIME)] == ["superseded", "consumed"]
+        assert len(await store.outbox(RUNTIME)) == 1
+        assert [owed.outcome for owed in (await made(await reopen())).owed] == [outcome()]
+
+    on_store(body)
+
+
+def test_a_note_that_is_lost_costs_one_more_offer(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(1, ENVELOPE)
+        await ledger.commit_outcome(1, outcome())
+        ledger._store = Unsure(store, "full")  # type: ignore[assignment]
+        ledger.settle(1, "delivered")
+        assert ledger.unsettled() == ()
+        await ledger.close()
+        ledger = await made(await reopen())
+        assert len(ledger.owed) == 1
+        await ledger.commit_accepted(1, ENVELOPE)  # and its key is handed on none the less
+
+    on_store(body)
+
+
+def test_a_task_leased_again_while_its_delivery_is_being_noted(on_store: Any) -> None:
+    """The two commits cross; whichever comes second is made anew on what the first left."""
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        for lease in range(1, 20):
+            await ledger.commit_accepted(lease, ENVELOPE)
+            await ledger.commit_outcome(lease, outcome())
+            ledger.settle(lease, "delivered")
+            if lease % 2:
+                await asyncio.sleep(0)
+        await ledger.close()
+        assert {row.ending for row in await store.outbox(RUNTIME)} == {"delivered"}
+        assert await store.holder(RUNTIME, str(TASK)) is None
+        assert (await made(await reopen())).owed == ()
+
+    on_store(body)
+
+
+def test_tasks_go_side_by_side(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+
+        async def one(number: int) -> None:
+            task = UUID(int=number)
+            spec = TaskSpec(id=task, capability="/c/v1")
+            await ledger.commit_accepted(number, LeaseEnvelope(task=spec))
+            await ledger.commit_outcome(number, outcome(task=task))
+            if number % 3:
+                ledger.settle(number, "delivered")
+
+        await asyncio.gather(*(one(number) for number in range(1, 40)))
+        await ledger.close()
+        assert len(ledger.unsettled()) == 13
+        ledger = await made(await reopen())
+        assert sorted(owed.outcome.task.task_id for owed in ledger.owed) == [
+            str(UUID(int=number)) for number in range(3, 40, 3)
+        ]
+
+    on_store(body)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        (an_input(body="{}"),),
+        (an_input(body="nonsense"),),
+        (an_input(open=False), an_entry(body="{}")),
+    ],
+)
+def test_a_row_without_its_meaning_is_refused_and_stays(on_store: Any, rows: tuple[Any, ...]) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        await store.commit(a_commit(*rows))
+        with pytest.raises(LedgerCorrupt, match="left as it is"):
+            await made(store)
+        assert await store.input(RUNTIME, "i1") == rows[0]
+
+    on_store(body)
+
+
+def test_an_entry_without_its_input_is_refused(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(1, ENVELOPE)
+        await ledger.commit_outcome(1, outcome())
+        (row,) = await store.inputs(RUNTIME)
+        await store.commit(a_commit(removed=(row,)))
+        with pytest.raises(LedgerCorrupt, match="missing"):
+            await made(store)
+
+    on_store(body)
+
+
+def test_what_is_stored_can_be_read_by_people(tmp_path: Path) -> None:
+    async def main() -> tuple[InputRow, ...]:
+        async with opened("sqlite", tmp_path / "state") as (store, _):
+            assert isinstance(store, SqliteStore)
+            await (await made(store)).commit_accepted(7, ENVELOPE)
+            return await store.inputs(RUNTIME)
+
+    (row,) = asyncio.run(main())
+    assert (row.task, row.capability, row.kind, row.created) == (str(TASK), "/c/v1", "task", 101.0)
+    assert json.loads(row.body)["task"]["meta"] == {"size": [1, None]}
