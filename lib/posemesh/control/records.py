@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import sha256
 from random import Random
 from typing import Final, NewType, TypeVar
 from uuid import UUID
@@ -20,7 +21,7 @@ from posemesh.errors import WireError
 from posemesh.events.control import AbandonReason, InputId, Lane, RunId
 from posemesh.machines.driver import RuntimeState
 from posemesh.machines.input import InputPhase
-from posemesh.types import JSON, Outcome
+from posemesh.types import JSON, Artifact, Outcome
 
 __all__ = (
     "POLICY_VERSION",
@@ -29,6 +30,7 @@ __all__ = (
     "Boundary",
     "BoundaryReceipt",
     "Durability",
+    "EventCategory",
     "HistoryEntry",
     "Ids",
     "Input",
@@ -42,13 +44,17 @@ __all__ = (
     "Origin",
     "OutboxEntry",
     "PolicyDecision",
+    "ReceiptDraft",
     "RunId",
+    "RuntimeEvent",
+    "RuntimeEventEnvelope",
     "RuntimeRecord",
     "RuntimeState",
     "Signal",
     "StoredInputState",
     "TerminalOutcome",
     "decode",
+    "digest_of",
     "encode",
 )
 
@@ -132,7 +138,7 @@ class Input:
     ``idempotency_key`` is what it is about and not the attempt: the id of its task. ``fence`` is the local number of
     the lease, from the driver's ``next_fence``; a higher one of the same key opens the key anew. Of inputs that wait
     with one kind and ``supersession_key`` the latest takes in the others. ``lane`` asks for another lane than that of
-    its kind. ``payload`` may hold the lease's tokens in clear.
+    its kind. ``capability`` is what a task is. ``payload`` may hold the lease's tokens in clear.
     """
 
     id: InputId
@@ -145,6 +151,7 @@ class Input:
     supersession_key: str | None = None
     correlation_id: str | None = None
     lane: Lane | None = None
+    capability: str = ""
     payload: dict[str, JSON] = field(default_factory=dict)
 
 
@@ -286,6 +293,20 @@ class BoundaryReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptDraft:
+    """What whoever ran a step says of it; the driver compares it with what it knows before it makes a receipt of it.
+
+    ``sequence`` is the driver's to give; where one is named it has to be the next.
+    """
+
+    run_id: RunId
+    contributing_input_ids: tuple[InputId, ...]
+    digest: str | None = None
+    message_count: int = 0
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEntry:
     """An outcome on its way to the task service, as it stays however often it is offered; the lease it is offered under
     and how its delivery ended stand beside it in its row. ``digest`` is the SHA-256 in hex of the list of artifacts.
@@ -299,6 +320,60 @@ class OutboxEntry:
     outcome: Outcome
     digest: str
     receipt: int | None = None
+
+
+# -- What comes out -------------------------------------------------------------------------------------------------
+
+
+class EventCategory(StrEnum):
+    """What an event is about, and what its delivery changes of the runtime."""
+
+    INPUT = "input"
+    """An input moved. Told after it is on record; it changes nothing, as what moves an input is a call."""
+    RUN = "run"
+    """A run began or ended. It changes nothing."""
+    STATE = "state"
+    """The runtime went from one state to another. It changes nothing."""
+    TOPOLOGY = "topology"
+    """A runtime came to be, or was retired, recycled or destroyed. It changes nothing."""
+    PROJECTION = "projection"
+    """A view of something, such as the progress of a task: it takes the place of the runtime's latest one of that name,
+    in memory only.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeEvent:
+    """``code`` is ``category.name``, such as ``input.staged``, and does not change."""
+
+    category: EventCategory
+    name: str
+    input_id: InputId | None = None
+    run_id: RunId | None = None
+    details: dict[str, JSON] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        return f"{self.category}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeEventEnvelope:
+    """An event on its way. ``timestamp`` is in seconds since 1970; ``causation`` is the id of what it follows from, and
+    ``correlation`` that of the whole affair, across nodes and services.
+    """
+
+    id: str
+    timestamp: float
+    runtime_id: LogicalRuntimeId
+    event: RuntimeEvent
+    causation: str | None = None
+    correlation: str | None = None
+
+
+def digest_of(artifacts: tuple[Artifact, ...]) -> str:
+    """The SHA-256 in hex of a list of artifacts, in its one JSON form."""
+    return sha256(encode(artifacts)).hexdigest()
 
 
 def encode(record: object) -> bytes:
