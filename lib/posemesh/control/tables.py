@@ -29,7 +29,19 @@ from posemesh.control.store import (
     StoreError,
 )
 
-__all__ = ("APPLICATION", "KEYS", "NAMES", "SCHEMA", "VERSION", "apply", "read", "rows", "rows_as_they_are", "snapshot")
+__all__ = (
+    "APPLICATION",
+    "KEYS",
+    "NAMES",
+    "SCHEMA",
+    "VERSION",
+    "apply",
+    "name",
+    "read",
+    "rows",
+    "rows_as_they_are",
+    "snapshot",
+)
 
 R = TypeVar("R", RuntimeRow, InputRow, ReceiptRow, OutboxRow)
 Value: TypeAlias = str | int | float | None
@@ -108,7 +120,8 @@ def _digest(values: tuple[Value, ...]) -> bytes:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).digest()
 
 
-def _name(row: Row) -> str:
+def name(row: Row) -> str:
+    """What messages call it: its table and its key."""
     key = "/".join(str(getattr(row, column)) for column in KEYS[type(row)])
     return f"{NAMES[type(row)]} {key}"
 
@@ -136,11 +149,11 @@ def rows(db: sqlite3.Connection, kind: type[R], clause: str = "", *values: Value
     return tuple(_row(kind, stored) for stored in db.execute(f"{_SELECT[kind]} {clause}", values))
 
 
-def rows_as_they_are(db: sqlite3.Connection, kind: type[R]) -> Iterator[R | LedgerCorrupt]:
+def rows_as_they_are(db: sqlite3.Connection, kind: type[Row]) -> Iterator[Row | LedgerCorrupt]:
     """Every row of a kind, or what is wrong with it."""
     for stored in db.execute(_SELECT[kind]):
         try:
-            yield _row(kind, stored)
+            yield _row(cast(type[InputRow], kind), stored)
         except LedgerCorrupt as error:
             yield error
 
@@ -223,18 +236,18 @@ def _put(db: sqlite3.Connection, row: RuntimeRow | InputRow | OutboxRow) -> None
             _one_row(db.execute(_UPDATE[type(row)], (*stored, *key, row.version - 1)), row)
     except sqlite3.IntegrityError as error:
         claim = getattr(row, "key", None)
-        raise Conflict(f"{_name(row)} with the key {claim!r}: {error}; a key has one holder at a time") from None
+        raise Conflict(f"{name(row)} with the key {claim!r}: {error}; a key has one holder at a time") from None
 
 
 def _one_row(cursor: sqlite3.Cursor, row: Row) -> None:
     if cursor.rowcount != 1:
-        raise StaleRows(f"{_name(row)} was written by somebody else meanwhile; read it again")
+        raise StaleRows(f"{name(row)} was written by somebody else meanwhile; read it again")
 
 
 def _add_receipt(db: sqlite3.Connection, row: ReceiptRow) -> None:
     last = _last_sequence(db, row.runtime)
     if row.sequence != last + 1:
-        raise Conflict(f"{_name(row)}: expected the sequence {last + 1}; receipts are numbered densely and only added")
+        raise Conflict(f"{name(row)}: expected the sequence {last + 1}; receipts are numbered densely and only added")
     values = _values(row)
     db.execute(_INSERT[ReceiptRow], (*values, _digest(values)))
 
@@ -244,9 +257,9 @@ def _check_outbox(db: sqlite3.Connection, row: OutboxRow) -> None:
     if before is None or before.version != row.version - 1:
         return
     if before.ending:
-        raise Conflict(f"{_name(row)} has ended as {before.ending} and stays so")
+        raise Conflict(f"{name(row)} has ended as {before.ending} and stays so")
     if not row.says_the_same(before):
-        raise Conflict(f"{_name(row)} says something else already; an entry never changes what it says")
+        raise Conflict(f"{name(row)} says something else already; an entry never changes what it says")
 
 
 def _is_stored(db: sqlite3.Connection, commit: Commit) -> bool:

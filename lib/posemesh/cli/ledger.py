@@ -1,0 +1,269 @@
+"""``posemesh-node ledger``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from posemesh.cli._client import printable
+from posemesh.config import NodeConfig
+from posemesh.control import tables
+from posemesh.control.audit import audit
+from posemesh.control.database import FILE, reading
+from posemesh.control.store import InputRow, LedgerCorrupt, OutboxRow, ReceiptRow, Row
+from posemesh.errors import ConfigError
+from posemesh.shell.signer import Signer
+from posemesh.storage.workspace import state_dir
+
+__all__ = ("ledger",)
+
+_EXAMPLES: Final = """\b
+Examples:
+  posemesh-node ledger ls                            what was leased, the latest first
+  posemesh-node ledger ls --only waiting             what the service has not answered to
+  posemesh-node ledger ls --only stuck --json        for other programs
+  posemesh-node ledger show 0198c7a2                 all about a task, by the beginning of its id
+  posemesh-node ledger verify --state /var/lib/node  whether all of it can be read
+"""
+_SECRETS: Final = frozenset({"access_token", "reg_secret", "token", "secret"})
+_UNDER_WAY, _WAITING, _ENDED = "under way", "waiting", "ended"
+_ONLY: Final = ("open", "waiting", "stuck", "refused", "ended")
+_COLUMNS: Final = ("task", "capability", "leased", "state", "why")
+
+
+@click.group(epilog=_EXAMPLES)
+def ledger() -> None:
+    """What a node has on record: what was leased, how it ended, what waits, what is stuck and why.
+
+    It only reads, also while the node runs. It ends with 0 when done, 1 when something cannot be read or is not
+    there, 2 when the usage or the configuration is wrong.
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--env-file", metavar="F", help="Settings beside the environment's, in place of ./.env."),
+        click.option(
+            "--state",
+            metavar="DIR",
+            envvar="STATE_DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="The node's STATE_DIR; without it that of the node which the environment describes.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@ledger.command(epilog=_EXAMPLES)
+@click.option("--only", type=click.Choice(_ONLY), help="Only what is under way, waits, or ended so.")
+@click.option("--runtime", metavar="NAME", help="Only this one of the nodes that share the ledger.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@_options
+def ls(
+    only: str | None, runtime: str | None, limit: int, state: Path | None, env_file: str | None, as_json: bool
+) -> None:
+    """List what was leased, the latest first."""
+    with reading(_directory(state, env_file)) as db:
+        inputs, lost = _read(db, InputRow)
+        entries, lost_entries = _read(db, OutboxRow)
+    deliveries = {(row.runtime, row.input): row for row in entries if isinstance(row, OutboxRow)}
+    lines = [
+        _line(row, deliveries.get((row.runtime, row.id)))
+        for row in sorted((row for row in inputs if isinstance(row, InputRow)), key=lambda row: -row.created)
+        if runtime in (None, row.runtime)
+    ]
+    lines = [line for line in lines if only is None or _is(line, only)][:limit]
+    if as_json:
+        click.echo(json.dumps(lines, indent=2))
+    else:
+        _print_table([{**line, "why": line["delivery"]["problem"] or line["reason"]} for line in lines])
+    _complain([*lost, *lost_entries])
+
+
+@ledger.command(epilog=_EXAMPLES)
+@click.argument("id")
+@_options
+def show(id: str, state: Path | None, env_file: str | None, as_json: bool) -> None:
+    """Show all that is on record about ID: a task, an input, a run, an outbox entry, or the beginning of one.
+
+    Tokens are never shown.
+    """
+    directory = _directory(state, env_file)
+    with reading(directory) as db:
+        kinds: tuple[type[Row], ...] = (InputRow, ReceiptRow, OutboxRow)
+        read = [_read(db, kind) for kind in kinds]
+    rows = [row for found, _ in read for row in found if _concerns(row, id)]
+    tasks = {row.id for row in rows if isinstance(row, InputRow)}
+    known = set(rows)
+    rows += [
+        row
+        for found, _ in read
+        for row in found
+        if row not in known and isinstance(row, OutboxRow) and row.input in tasks
+    ]
+    if not rows:
+        raise click.ClickException(f"nothing in {directory / FILE} begins with {id}; `ledger ls` lists what there is")
+    shown = [{"table": tables.NAMES[type(row)], **_shown(row)} for row in rows]
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+    else:
+        click.echo("\n\n".join(_text(each) for each in shown))
+    _complain([error for _, lost in read for error in lost])
+
+
+@ledger.command(epilog=_EXAMPLES)
+@_options
+def verify(state: Path | None, env_file: str | None, as_json: bool) -> None:
+    """Look whether all of it can be read and holds together; change nothing."""
+    directory = _directory(state, env_file)
+    with reading(directory) as db:
+        problems = audit(db)
+        counts = {} if problems else {name: _count(db, name) for name in tables.NAMES.values()}
+    if as_json:
+        click.echo(json.dumps({"sound": not problems, "rows": counts, "problems": problems}, indent=2))
+    elif not problems:
+        click.echo(f"{directory / FILE} is sound: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    else:
+        click.echo("\n".join(printable(problem) for problem in problems))
+    if problems:
+        raise click.ClickException(f"{directory / FILE} is damaged: {len(problems)} problem(s); restore a copy of it")
+
+
+# --- Reading ------------------------------------------------------------------------------------------------------
+
+
+def _directory(state: Path | None, env_file: str | None) -> Path:
+    """Where the node keeps its state."""
+    if state is None:
+        try:
+            config = NodeConfig.from_env(env_file=env_file)
+        except ConfigError as error:
+            raise ConfigError([*error.problems, "or name the node's directory: --state DIR"]) from None
+        state = state_dir(config.state_dir, Signer(config.secp256k1_privhex).address)
+    if state is None:
+        raise ConfigError(["STATE_DIR: expected a directory, there is no home to look in; or give --state DIR"])
+    if not (state / FILE).exists():
+        raise click.UsageError(
+            f"there is no ledger in {state}; expected the STATE_DIR of a node that has run (--state)"
+        )
+    return state
+
+
+def _read(db: sqlite3.Connection, kind: type[Row]) -> tuple[list[Row], list[LedgerCorrupt]]:
+    """The rows that can be read, and what is wrong with the others."""
+    rows: list[Row] = []
+    lost: list[LedgerCorrupt] = []
+    for row in tables.rows_as_they_are(db, kind):
+        lost.append(row) if isinstance(row, LedgerCorrupt) else rows.append(row)
+    return rows, lost
+
+
+def _count(db: sqlite3.Connection, name: str) -> int:
+    (count,) = db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()
+    return int(count)
+
+
+def _complain(lost: Iterable[LedgerCorrupt]) -> None:
+    if problems := [printable(str(error)) for error in lost]:
+        raise click.ClickException("\n".join(problems))
+
+
+# --- Showing ------------------------------------------------------------------------------------------------------
+
+
+def _line(row: InputRow, delivery: OutboxRow | None) -> dict[str, Any]:
+    if row.open:
+        state = _UNDER_WAY
+    elif delivery is None:
+        state = row.phase
+    else:
+        state = delivery.ending or _WAITING
+    return {
+        "task": row.task or row.id,
+        "capability": row.capability,
+        "leased": _time(row.created),
+        "state": state,
+        "reason": row.reason if not row.open else row.phase,
+        "updated": _time(max(row.updated, delivery.updated if delivery else 0)),
+        "runtime": row.runtime,
+        "input": row.id,
+        "kind": row.kind,
+        "phase": row.phase,
+        "fence": row.fence,
+        "run": row.run,
+        "delivery": {
+            "id": delivery.id if delivery else None,
+            "ending": delivery.ending if delivery else None,
+            "problem": delivery.problem if delivery else "",
+        },
+    }
+
+
+def _is(line: dict[str, Any], only: str) -> bool:
+    match only:
+        case "open":
+            return bool(line["state"] == _UNDER_WAY)
+        case "ended":
+            return line["state"] not in (_UNDER_WAY, _WAITING)
+    return bool(line["state"] == only)
+
+
+def _print_table(lines: list[dict[str, Any]]) -> None:
+    if not lines:
+        click.echo("nothing is on record")
+        return
+    texts = [{name: printable(str(line[name])) for name in _COLUMNS} for line in lines]
+    widths = {name: max(len(name), *(len(text[name]) for text in texts)) for name in _COLUMNS}
+    for text in [{name: name.upper() for name in _COLUMNS}, *texts]:
+        click.echo("  ".join(text[name].ljust(widths[name]) for name in _COLUMNS).rstrip())
+
+
+def _concerns(row: Row, id: str) -> bool:
+    names = (getattr(row, name, None) for name in ("id", "task", "input", "run"))
+    return any(name is not None and name.startswith(id) for name in names)
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    values.update((name, _time(values[name])) for name in ("created", "updated") if name in values)
+    try:
+        body = _without_secrets(json.loads(row.body))
+    except ValueError:
+        body = "no JSON"
+    return {**values, "body": body}
+
+
+def _without_secrets(value: Any) -> Any:
+    match value:
+        case dict():
+            return {
+                name: "***" if name in _SECRETS and each is not None else _without_secrets(each)
+                for name, each in value.items()
+            }
+        case list():
+            return [_without_secrets(each) for each in value]
+    return value
+
+
+def _text(shown: dict[str, Any]) -> str:
+    body = shown.pop("body")
+    lines = [f"{shown.pop('table')}"]
+    lines += [f"  {name:<10} {printable(str(value))}" for name, value in shown.items() if value not in (None, "")]
+    lines += [f"  {line}" for line in json.dumps(body, indent=2).splitlines()]
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
