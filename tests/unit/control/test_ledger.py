@@ -1,0 +1,231 @@
+"""The durable store on a loop: who waits for whom, and what one transaction takes in."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posemesh.control.ledger import GROUP_MAX, SqliteStore
+from posemesh.control.store import Commit, LedgerBusy, LedgerClosed, LedgerCorrupt, LedgerFailed, StaleRows
+from posemesh.shell.offload import HostOffload, InlineOffload, ThreadOffload
+from tests.unit.control.stores import RUNTIME, a_commit, an_input
+
+LIMIT_SECS = 60
+
+
+class Slow(sqlite3.Connection):
+    """A disk whose commits wait until they are let go, and how many there were."""
+
+    commits = 0
+    going: threading.Semaphore | None = None
+    failing: Callable[[], None] | None = None
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT" and Slow.going is not None:
+            assert Slow.going.acquire(timeout=LIMIT_SECS)
+            Slow.commits += 1
+            if Slow.failing is not None:
+                Slow.failing()
+        return super().execute(sql, *args)
+
+
+def slow(*args: Any, **named: Any) -> sqlite3.Connection:
+    return sqlite3.connect(*args, factory=Slow, **named)
+
+
+async def on_slow_disk(place: Path) -> tuple[SqliteStore, threading.Semaphore]:
+    """A store on a disk that waits, from now on."""
+    Slow.going, Slow.failing = None, None
+    store = await SqliteStore.open(place, HostOffload(), connect=slow)
+    Slow.commits, Slow.going = 0, threading.Semaphore(0)
+    return store, Slow.going
+
+
+def a_new(number: int) -> Commit:
+    return a_commit(an_input(id=f"i{number}", position=number))
+
+
+async def ids(store: SqliteStore) -> list[str]:
+    return [row.id for row in await store.inputs(RUNTIME)]
+
+
+async def turns(number: int = 5) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def test_all_commits_that_wait_are_one_transaction(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+        first = asyncio.ensure_future(store.commit(a_new(1)))
+        await turns()  # the disk is at it
+        others = [asyncio.ensure_future(store.commit(a_new(number))) for number in range(2, 66)]
+        await turns()
+        assert not any(each.done() for each in (first, *others))
+        assert await ids(store) == [], "nothing is seen before it is on the disk"
+        going.release()
+        await asyncio.wait_for(first, LIMIT_SECS)
+        assert not any(each.done() for each in others)
+        going.release()
+        await asyncio.wait_for(asyncio.gather(*others), LIMIT_SECS)
+        assert Slow.commits == 2
+        assert len(await ids(store)) == 65
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_flood_is_taken_in_parts_and_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        row = an_input()
+        chain = [row]
+        for _ in range(2 * GROUP_MAX):
+            chain.append(chain[-1].next())
+        await asyncio.gather(*(store.commit(a_commit(each)) for each in chain))
+        found = await store.input(RUNTIME, "i1")
+        assert found is not None and found.version == 2 * GROUP_MAX + 1
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_the_loop_goes_on_while_the_disk_is_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+        commit = asyncio.ensure_future(store.commit(a_new(1)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not commit.done()
+        going.release()
+        await asyncio.wait_for(commit, LIMIT_SECS)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_one_that_is_refused_does_not_refuse_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        commits = (a_new(1), a_commit(an_input(id="i2", version=7)), a_new(3))
+        results = await asyncio.gather(*map(store.commit, commits), return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), StaleRows, type(None)]
+        assert await ids(store) == ["i1", "i3"]
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_fails_fails_all_of_the_group_and_the_next_one_is_tried_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+
+        def fail() -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC  # type: ignore[misc]
+            raise error
+
+        Slow.failing = fail
+        commits = [a_new(1), a_new(2)]
+        going.release()
+        results = await asyncio.gather(*map(store.commit, commits), return_exceptions=True)
+        assert [type(result) for result in results] == [LedgerFailed] * 2
+        assert await ids(store) == []
+        Slow.failing = None
+        going.release()
+        await asyncio.gather(*map(store.commit, commits))
+        assert await ids(store) == ["i1", "i2"]
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_after_damage_was_met_nothing_more_is_written(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+
+        def fail() -> None:
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT  # type: ignore[misc]
+            raise error
+
+        Slow.failing = fail
+        for _ in range(2):
+            going.release()
+            with pytest.raises(LedgerCorrupt, match="left as it is"):
+                await store.commit(a_new(1))
+        assert Slow.commits == 1, "not even tried"
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_gives_up_does_not_harm_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+        given_up, staying = (asyncio.ensure_future(store.commit(a_new(number))) for number in (1, 2))
+        await turns()
+        given_up.cancel()
+        await turns()
+        going.release()
+        await asyncio.wait_for(staying, LIMIT_SECS)
+        assert given_up.cancelled()
+        assert await ids(store) == ["i1", "i2"], "it happened all the same"
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_close_lets_what_was_asked_for_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+        commits = [asyncio.ensure_future(store.commit(a_new(number))) for number in (1, 2)]
+        await turns()
+        closing = [asyncio.ensure_future(store.close()) for _ in range(2)]
+        await turns()
+        with pytest.raises(LedgerClosed):
+            await store.commit(a_new(3))
+        with pytest.raises(LedgerBusy):
+            await SqliteStore.open(tmp_path, HostOffload())
+        assert not any(each.done() for each in (*commits, *closing))
+        going.release(2)
+        await asyncio.wait_for(asyncio.gather(*commits, *closing), LIMIT_SECS)
+        again = await SqliteStore.open(tmp_path, HostOffload())
+        assert await ids(again) == ["i1", "i2"]
+        await again.close()
+
+    asyncio.run(main())
+
+
+def test_nodes_of_one_process_share_one_store(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+        going.release(100)
+        hosted = [a_commit(an_input(runtime=f"rt:node:{number}", key="t1")) for number in range(20)]
+        await asyncio.gather(*map(store.commit, hosted))
+        assert Slow.commits == 1
+        for number in range(20):
+            assert len(await store.inputs(f"rt:node:{number}")) == 1
+        await store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("offload", [InlineOffload, HostOffload, ThreadOffload])
+def test_it_works_wherever_blocking_calls_go(tmp_path: Path, offload: Callable[[], Any]) -> None:
+    async def main() -> None:
+        place = offload()
+        store = await SqliteStore.open(tmp_path, place)
+        await asyncio.gather(*(store.commit(a_new(number)) for number in range(9)))
+        assert len(await ids(store)) == 9
+        assert "0 waiting" in repr(store)
+        await store.close()
+        place.close()
+
+    asyncio.run(main())
