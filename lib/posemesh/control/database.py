@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -65,7 +66,7 @@ def _typed(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # of a table's name, or of what SQLite says of the damage
         raise LedgerCorrupt(f"{path}: {error}; {_LEFT}") from error
     except OSError as error:
-        full = error.errno in (28, 122)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "make room, or move STATE_DIR to a larger disk" if full else "STATE_DIR needs a directory of this user"
         raise (LedgerFull if full else LedgerUnfit)(f"{path}: {error.strerror or error}; {what}") from error
 
@@ -94,7 +95,7 @@ def reading(directory: Path, connect: Connect = sqlite3.connect) -> Iterator[sql
 def _reader(connect: Connect, path: Path) -> sqlite3.Connection:
     db = _connect(connect, path, "mode=ro")
     try:
-        db.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         db.close()
         unwritable = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -158,7 +159,7 @@ class Database:
     def open(cls, directory: Path, connect: Connect = sqlite3.connect) -> Self:
         """Open the ledger of ``directory``, or begin one. Raises StoreError."""
         with _typed(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(directory)
             lock = _locked(directory / LOCK)
         opened: list[sqlite3.Connection] = []
         try:
@@ -307,6 +308,14 @@ def _create(path: Path, connect: Connect) -> None:
     _sync(aside)
     aside.replace(path)
     _sync(path.parent)
+
+
+def _make(directory: Path) -> None:
+    """The directory and those above it, for this user alone, and on the disk before anything is put there."""
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _sync(directory.parent)
 
 
 def _keep_log(db: sqlite3.Connection, path: Path) -> None:
