@@ -80,6 +80,9 @@ TESTED_IN = {
     "devnet.records": "devnet/test_jobs.py",
     "devnet.store": "devnet/test_server.py",
     "devnet.uploads": "devnet/test_domain.py",
+    # What a driver knows and what operations make of it shows in what it promises.
+    "control.image": "control/test_behaviours.py",
+    "control.operations": "control/test_behaviours.py",
 }
 # Frozen data without behaviour: whoever uses them tests them.
 RECORDS_ONLY = ("commands", "control.store", "events", "runners.job", "snapshot", "types")

@@ -269,6 +269,10 @@ class HostedRuntime(RuntimeDriver):
 
         await self._desk.do(apply)
 
+    def forced(self) -> frozenset[Obligation]:
+        """The obligations that were cut short when it was let go of."""
+        return self._image.runtime.forced
+
     # -- Runs ------------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> tuple[InputId, ...]:

@@ -62,8 +62,9 @@ class Image:
     """``position`` and ``sequence`` are the last numbers given to an input and to a receipt; ``version`` is that of the
     runtime's row, 0 where there is none. ``loop`` while something is there that runs inputs.
 
-    ``outbox`` is what waits for its delivery. What an operation adds on top, until it is committed: ``receipts``,
-    ``removed`` and ``events``; ``observed`` where it decides about all open inputs.
+    ``outbox`` is what waits for its delivery. What an operation adds on top, until it is committed: ``changed``
+    names entries of the outbox; ``receipts``, ``removed`` and ``events``; ``observed`` where it decides about all open
+    inputs.
     """
 
     runtime_id: LogicalRuntimeId
@@ -80,6 +81,7 @@ class Image:
     projections: dict[str, RuntimeEvent] = field(default_factory=dict)
     outbox: dict[str, OutboxRow] = field(default_factory=dict)
     observed: frozenset[tuple[str, int]] | None = None
+    changed: frozenset[str] = frozenset()
     receipts: tuple[ReceiptRow, ...] = ()
     removed: tuple[Entry, ...] = ()
     events: tuple[RuntimeEvent, ...] = ()
@@ -102,7 +104,9 @@ class Image:
         for key in ended[: max(0, len(ended) - _ENDED_KEPT)]:
             del kept[key]
         outbox = {key: row for key, row in self.outbox.items() if not row.ending}
-        return replace(self, entries=kept, outbox=outbox, receipts=(), removed=(), events=(), observed=None)
+        return replace(
+            self, entries=kept, outbox=outbox, changed=frozenset(), receipts=(), removed=(), events=(), observed=None
+        )
 
     # -- What it says --------------------------------------------------------------------------------------------
 
@@ -261,7 +265,14 @@ class Image:
             created=self.now,
             updated=self.now,
         )
-        self.outbox[row.id] = row
+        self.put(row)
+
+    def put(self, row: OutboxRow) -> None:
+        """Have an entry of the outbox written as it is now, once."""
+        known = self.outbox.get(row.id)
+        version = 1 if known is None else known.version + (row.id not in self.changed)
+        self.outbox[row.id] = replace(row, version=version)
+        self.changed |= {row.id}
 
     # -- What is to be committed ---------------------------------------------------------------------------------
 
@@ -286,22 +297,16 @@ class Image:
                 body=encode(self.record).decode(),
                 updated=self.now,
             )
-        outbox = [
-            replace(row, version=1 + (base.outbox[key].version if key in base.outbox else 0))
-            for key, row in self.outbox.items()
-            if base.outbox.get(key) is not row
-        ]
         commit = Commit(
             runtime=self.runtime_id,
             lifecycle=lifecycle,
             inputs=tuple(rows),
             receipts=self.receipts,
-            outbox=tuple(outbox),
+            outbox=tuple(self.outbox[key] for key in sorted(self.changed)),
             removed=tuple(replace(row_of(entry), version=entry.version) for entry in self.removed),
             observed=self.observed,
         )
-        waits = self.outbox | {row.id: row for row in outbox}
-        after = replace(self, entries=entries, version=version, outbox=waits).settled()
+        after = replace(self, entries=entries, version=version).settled()
         return (commit if any(commit.rows()) or commit.removed else None), after
 
     def ended_since(self, base: Image) -> Mapping[InputId, Entry]:

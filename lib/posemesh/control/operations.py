@@ -150,7 +150,7 @@ def take_over(image: Image, given: Input, known: Entry, waits: OutboxRow) -> Acc
     policy = replace(decide(given), lane=None, apply=None)
     entry = image.add(given, policy)
     image.record = replace(image.record, fence=max(image.record.fence, given.fence))
-    image.outbox[waits.id] = replace(waits, fence=given.fence, updated=image.now)
+    image.put(replace(waits, fence=given.fence, updated=image.now))
     return Accepted(
         input_id=given.id,
         policy=policy,
@@ -345,7 +345,7 @@ def settle(image: Image, entry_id: str, ending: str, problem: str) -> None:
     row = image.outbox.get(entry_id)
     if row is None:
         raise DriverValidationFailed(f"expected an outcome that waits for delivery, got {entry_id}, which does not")
-    image.outbox[entry_id] = replace(row, ending=ending, problem=problem, updated=image.now)
+    image.put(replace(row, ending=ending, problem=problem, updated=image.now))
 
 
 def attach(image: Image) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
-from posemesh.control.errors import DriverRecoveryCorruption
+from posemesh.control.errors import DriverDestroyed, DriverRecoveryCorruption
 from posemesh.control.image import Image
 from posemesh.control.policy import strongest
 from posemesh.control.records import (
@@ -21,7 +21,7 @@ from posemesh.control.records import (
 from posemesh.control.reports import RecoveryReport
 from posemesh.control.rows import Entry, entry_of, receipt_of, record_of
 from posemesh.control.store import LedgerCorrupt, LedgerTooNew, ReceiptRow, RuntimeRow, Snapshot, StoreError
-from posemesh.events.control import InputRecovered, RuntimeInitialized, RuntimeRecovered
+from posemesh.events.control import InputRecovered, RuntimeInitialized, RuntimeRecovered, RuntimeRetired
 from posemesh.machines.driver import STORED
 
 __all__ = ("RunStatus", "Verdict", "load", "reconcile", "recover", "run_status", "runs_to_look_up")
@@ -90,6 +90,10 @@ def recover(
     image.fire(RuntimeRecovered())
     if snapshot.lifecycle is not None:
         found = record_of(snapshot.lifecycle)
+        if found.state is RuntimeState.DESTROYED:
+            raise DriverDestroyed("RuntimeRecovered")
+        if found.state is RuntimeState.RETIRED and not same_process:
+            image.fire(RuntimeRetired())
         image.version = snapshot.lifecycle.version
         image.record = replace(found, state=image.record.state, epoch=image.runtime.epoch or found.epoch)
     passing = {key: entry for key, entry in image.entries.items() if not entry.lasting and not entry.stored.terminal}
