@@ -93,9 +93,9 @@ def ls(
 @click.argument("id")
 @_options
 def show(id: str, state: Path | None, env_file: str | None, as_json: bool) -> None:
-    """Show all that is on record about ID: a task, an input, a run, an outbox entry, or the beginning of one.
+    """Show all that is on record about a task.
 
-    Tokens are never shown.
+    ID is a task, an input, a run, an outbox entry, or the beginning of one. Tokens are never shown.
     """
     directory = _directory(state, env_file)
     with reading(directory) as db:
@@ -123,7 +123,10 @@ def show(id: str, state: Path | None, env_file: str | None, as_json: bool) -> No
 @ledger.command(epilog=_EXAMPLES)
 @_options
 def verify(state: Path | None, env_file: str | None, as_json: bool) -> None:
-    """Look whether all of it can be read and holds together; change nothing."""
+    """Look whether all of it can be read.
+
+    Looks over every page and row, and what rows say of one another. Nothing is changed.
+    """
     directory = _directory(state, env_file)
     with reading(directory) as db:
         problems = audit(db)
@@ -254,11 +257,21 @@ def _without_secrets(value: Any) -> Any:
     return value
 
 
+def _without_blanks(value: Any) -> Any:
+    """What people need not see: fields that say nothing."""
+    match value:
+        case dict():
+            return {name: _without_blanks(each) for name, each in value.items() if each not in (None, "", [], {})}
+        case list():
+            return [_without_blanks(each) for each in value]
+    return value
+
+
 def _text(shown: dict[str, Any]) -> str:
     body = shown.pop("body")
     lines = [f"{shown.pop('table')}"]
     lines += [f"  {name:<10} {printable(str(value))}" for name, value in shown.items() if value not in (None, "")]
-    lines += [f"  {line}" for line in json.dumps(body, indent=2).splitlines()]
+    lines += [f"  {line}" for line in json.dumps(_without_blanks(body), indent=2).splitlines()]
     return "\n".join(lines)
 
 

@@ -230,7 +230,9 @@ def test_damage_is_refused_or_harmless_and_never_believed(place: Path, damage: b
     assert refused > 20
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all", os.urandom(8192)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no database at all", bytes(range(256)) * 32], ids=["empty", "text", "bytes"]
+)
 def test_a_file_that_is_no_ledger_is_refused_and_stays(place: Path, content: bytes) -> None:
     (place / FILE).write_bytes(content)
     for attempt in (lambda: Database.open(place), lambda: reading(place).__enter__()):
