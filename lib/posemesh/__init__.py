@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from posemesh import telemetry as telemetry
     from posemesh.config import NodeConfig as NodeConfig
+    from posemesh.control.driver import RuntimeDriver as RuntimeDriver
+    from posemesh.control.errors import RuntimeControlPlaneError as RuntimeControlPlaneError
+    from posemesh.control.errors import RuntimeDriverError as RuntimeDriverError
+    from posemesh.control.plane import RuntimeControlPlane as RuntimeControlPlane
     from posemesh.errors import BadInput as BadInput
     from posemesh.errors import CallbackRefused as CallbackRefused
     from posemesh.errors import ChallengeRefused as ChallengeRefused
@@ -89,6 +93,10 @@ __all__ = (
     "RunnerError",
     "RunnerInternal",
     "RunnerIo",
+    "RuntimeControlPlane",
+    "RuntimeControlPlaneError",
+    "RuntimeDriver",
+    "RuntimeDriverError",
     "Secret",
     "SignInRefused",
     "StorageError",
@@ -121,6 +129,10 @@ _HOMES: Final = {
     "Node": "posemesh.node",
     "NodeConfig": "posemesh.config",
     "Runner": "posemesh.runners.api",
+    "RuntimeControlPlane": "posemesh.control.plane",
+    "RuntimeControlPlaneError": "posemesh.control.errors",
+    "RuntimeDriver": "posemesh.control.driver",
+    "RuntimeDriverError": "posemesh.control.errors",
     "Secret": "posemesh.secret",
     "SyncRunner": "posemesh.runners.api",
     "SyncTaskContext": "posemesh.runners.api",

@@ -13,11 +13,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from posemesh.control.errors import DriverInternal, DriverRecoveryCorruption, RuntimeDriverError
+from posemesh.control.errors import (
+    DriverInternal,
+    DriverRecoveryCorruption,
+    DriverValidationFailed,
+    RuntimeDriverError,
+)
 from posemesh.control.image import Image
 from posemesh.control.records import Ids, InputId, RuntimeEventEnvelope, TerminalOutcome
 from posemesh.control.store import Commit, Conflict, LedgerCorrupt, LedgerFailed, LedgerTooNew, StaleRows, Store
 from posemesh.control.store import StoreError as StoreFailure
+from posemesh.errors import WireError
 from posemesh.shell.clock import Clock
 
 __all__ = ("Desk",)
@@ -103,10 +109,12 @@ class Desk:
                 for call in batch:
                     call.fail(_told(error))
             except BaseException as error:
-                for call in (*batch, *self._calls):
-                    call.fail(DriverInternal(f"{type(error).__name__}: {error}"))
-                self._calls.clear()
-                raise
+                for call in batch:
+                    failure = DriverInternal(f"{type(error).__name__}: {error}")
+                    failure.__cause__ = error
+                    call.fail(failure)
+                if not isinstance(error, Exception):
+                    raise
 
     async def _settle_doubt(self) -> None:
         """Find out about a commit of which nobody knows whether it happened. Raises where that is still so."""
@@ -148,27 +156,33 @@ class Desk:
                 done.append(call)
         if not done:
             return
-        commit, after = draft.difference(self.image)
         try:
-            if commit is not None:
-                await self._store.commit(commit)
+            commit, after = draft.difference(self.image)
+            await self._commit(commit, draft, after)
         except LedgerFailed as error:
-            assert commit is not None
-            self._doubt = commit, draft, after
             for call in done:
                 call.fail(_told(error))
-            return
-        except StoreFailure as error:
+        except (StoreFailure, WireError) as error:
             if len(done) == 1:
-                done[0].fail(_told(error))
+                told = _told(error) if isinstance(error, StoreFailure) else DriverValidationFailed(str(error))
+                done[0].fail(told)
                 return
             for call in done:
                 await self._settle_doubt()
                 await self._apply([call])
-            return
+        else:
+            for call in done:
+                call.end()
+
+    async def _commit(self, commit: Commit | None, draft: Image, after: Image) -> None:
+        """Have ``draft`` on record and be the image. Where nobody knows whether it is, it stays in doubt."""
+        if commit is not None:
+            try:
+                await self._store.commit(commit)
+            except LedgerFailed:
+                self._doubt = commit, draft, after
+                raise
         self._publish(draft, after)
-        for call in done:
-            call.end()
 
     def _fork(self) -> Image:
         draft = self.image.fork()

@@ -189,14 +189,16 @@ def staged(image: Image, run: Run, run_id: RunId) -> tuple[InputId, ...]:
     )
 
 
-def complete(image: Image, draft: ReceiptDraft, outcomes: Outcomes, *, cause: str = "") -> BoundaryReceipt | None:
+def complete(
+    image: Image, draft: ReceiptDraft, outcomes: Outcomes, *, cause: str | None = None
+) -> BoundaryReceipt | None:
     """The run is done: its receipt, its inputs' end and their outcomes, all at once. ``cause`` where it failed.
 
     None where nothing that lasts took part. Raises DriverValidationFailed where the draft is not of this run.
     """
     run_id = draft.run_id
     run = image.runs.get(run_id)
-    image.fire(RunFailed(run=run_id, cause=cause) if cause else RunCommitted(run=run_id))
+    image.fire(RunCommitted(run=run_id) if cause is None else RunFailed(run=run_id, cause=cause))
     assert run is not None
     check(image, run, draft, outcomes)
     lasting = any(image.entries[input_id].lasting for input_id in run.inputs)
@@ -217,7 +219,7 @@ def complete(image: Image, draft: ReceiptDraft, outcomes: Outcomes, *, cause: st
         image.move(input_id, InputApplied(run=run_id))
         image.move(input_id, BoundaryRecorded(run=run_id, sequence=receipt.sequence))
         image.move(input_id, InputConsumed())
-    leave(image, run_id, "failed" if cause else "completed")
+    leave(image, run_id, "completed" if cause is None else "failed")
     for input_id, outcome in outcomes.items():
         digest = digest_of(outcome.artifacts)
         image.say(input_id, outcome, run_id=run_id, receipt=receipt.sequence if lasting else None, digest=digest)
