@@ -46,7 +46,7 @@ from posemesh.types import Outcome, OutcomeKind
 
 __all__ = ("Image", "Run")
 
-_ENDED_KEPT = 256
+_ENDED_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
+from posemesh.control import operations
 from posemesh.control.errors import DriverInternal, DriverRecoveryCorruption, DriverValidationFailed
 from posemesh.control.image import Image
 from posemesh.control.records import InputId, RunId
 from posemesh.control.reports import Accepted, Deduplicated, Rejected
-from posemesh.control.store import Conflict, LedgerCorrupt, LedgerFull, LedgerTooNew
+from posemesh.control.store import (
+    Commit,
+    Conflict,
+    InputRow,
+    LedgerCorrupt,
+    LedgerFailed,
+    LedgerFull,
+    LedgerTooNew,
+    StaleRows,
+)
 
 from .rig import RUNTIME, Rig, draft, on_both_stores, outcome
 
@@ -166,3 +177,71 @@ async def test_what_does_not_last_needs_no_store(rig: Rig) -> None:
     assert await rig.driver.complete(draft(run, given, digest=None, message_count=0)) is None
     assert rig.driver.input_phase(given) == "consumed" and len(rig.store.commits) == before
     assert await rig.store.receipts(RUNTIME, run=RunId(run)) == ()
+
+
+@on_both_stores()
+async def test_a_commit_in_doubt_that_another_writer_overtook_did_not_happen(rig: Rig) -> None:
+    rig.store.faults = [LedgerFailed("disk")]
+    with pytest.raises(DriverInternal):
+        await rig.driver.retire()
+    other = rig.made()
+    await other.register()
+    with pytest.raises(DriverInternal) as stale:
+        await rig.driver.retire()
+    assert isinstance(stale.value.__cause__, StaleRows)
+    await rig.driver.recover()
+    await rig.driver.retire()
+    assert rig.driver.runtime_state() == "retired"
+
+
+@on_both_stores()
+async def test_a_damaged_row_under_the_key_is_told(rig: Rig) -> None:
+    row = InputRow(runtime=RUNTIME, id="i", phase="consumed", open=False, key="task-1")
+    await rig.store.commit(Commit(runtime=RUNTIME, inputs=(row,)))
+    with pytest.raises(DriverRecoveryCorruption, match="input i"):
+        await rig.driver.accept_input(rig.task())
+    await rig.accepted(rig.task("task-2"))
+
+
+@on_both_stores()
+async def test_calls_end_with_the_loop(rig: Rig) -> None:
+    rig.store.close_gate()
+    call = asyncio.create_task(rig.driver.accept_input(rig.task()))
+    await rig.store.given.wait()
+    assert rig.driver._desk._worker is not None
+    rig.driver._desk._worker.cancel()
+    with pytest.raises(DriverInternal, match="CancelledError"):
+        await call
+    rig.store.open_gate()
+    await rig.accepted(rig.task("task-2"))
+
+
+@on_both_stores()
+async def test_a_run_that_is_begun_again_is_the_same_run_or_refused(rig: Rig) -> None:
+    first, second = [await rig.accepted(rig.task(key)) for key in "ab"]
+    run = await rig.run(first)
+
+    def begin(*ids: InputId) -> Callable[[Image, None], RunId]:
+        return lambda image, _: operations.begin(image, run, ids, name="", drain=False)
+
+    assert await rig.driver._desk.do(begin(first)) == run
+    with pytest.raises(DriverValidationFailed, match="expected run"):
+        await rig.driver._desk.do(begin(second))
+    stored = rig.driver.stored_input_state(first)
+    assert stored is not None and stored.seed.attempt_count == 1
+
+
+@on_both_stores()
+async def test_only_what_still_waits_is_taken_over(rig: Rig) -> None:
+    given = await rig.accepted(rig.task(fence=1))
+    await rig.done(await rig.run(given), given)
+    (waits,) = rig.driver.undelivered()
+    with pytest.raises(DriverValidationFailed, match="expected a lease after number 1"):
+        await rig.driver.take_over(rig.task(fence=1), waits)
+    newer = await rig.accepted(rig.task(fence=2))
+    with pytest.raises(DriverValidationFailed, match="expected an ended input"):
+        await rig.driver.take_over(rig.task(fence=3), waits)
+    await rig.driver.settle(waits.id, "delivered")
+    outcome = await rig.driver.take_over(rig.task(fence=3), waits)
+    assert isinstance(outcome, Accepted) and outcome.reopens == newer
+    assert rig.driver.input_phase(outcome.input_id) == "queued", "nothing waits, so it is to be run"

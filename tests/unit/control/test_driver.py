@@ -198,7 +198,7 @@ async def test_ended_inputs_are_forgotten_by_memory_and_kept_on_record(rig: Rig)
     notices = [rig.input(kind=InputKind.OPERATION) for _ in range(300)]
     await asyncio.gather(*(rig.driver.accept_input(given) for given in notices))
     known = [given.id for given in notices if rig.driver.input_phase(given.id) is not None]
-    assert known == [given.id for given in notices[-256:]]
+    assert known == [given.id for given in notices[-64:]]
     assert len(await rig.rows()) == 300
 
 

@@ -264,3 +264,21 @@ def test_all_that_can_be_reached() -> None:
     found, untaken = search(driver, starts, EVENTS, DEPTH, looked_at)
     assert not untaken
     assert found > 1_000
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"state": RUNNING},
+        {"state": RUNNING, "runs": frozenset(RUNS[:1])},
+        {"state": RUNNING, "runs": frozenset(RUNS[:1]), "before": STOPPED},
+        {"state": RUNNING, "runs": frozenset(RUNS), "before": IDLE},
+        {"state": IDLE, "stopping": True},
+        {"state": IDLE, "open": frozenset(Obligation)},
+        {"state": IDLE, "epoch": SAME},
+        {"state": DESTROYED, "draining": True},
+        {"state": RUNNING, "runs": frozenset(RUNS[:1]), "before": RUNNING},
+    ],
+)
+def test_what_never_holds_is_found(broken: dict[str, Any]) -> None:
+    assert list(invariants(RuntimeSubject(**broken)))

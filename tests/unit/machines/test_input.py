@@ -203,3 +203,20 @@ def test_all_that_can_be_reached() -> None:
     found, untaken = search(input, starts, EVENTS, DEPTH, looked_at)
     assert not untaken
     assert found > 500
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"state": QUEUED, "sequence": 1, "recovery_lane": Lane.QUEUE},
+        {"state": STAGED, "sequence": 1, "recovery_lane": Lane.QUEUE},
+        {"state": STAGED, "sequence": 1, "recovery_lane": Lane.QUEUE, "run": RUNS[0], "last_run": RUNS[1]},
+        {"state": QUEUED, "lane": Lane.QUEUE},
+        {"state": PENDING, "sequence": 1, "recovery_lane": Lane.QUEUE},
+        {"state": SUPERSEDED},
+        {"state": ABANDONED},
+        {"state": ABANDONED, "reason": AbandonReason.MAX_ATTEMPTS, "attempts": 2},
+    ],
+)
+def test_what_never_holds_is_found(broken: dict[str, Any]) -> None:
+    assert list(invariants(InputSubject(**broken)))

@@ -10,9 +10,19 @@ from random import Random
 import pytest
 
 from posemesh.commands import Command, Leave, Warn
-from posemesh.errors import IllegalTransition
-from posemesh.events import Event, LeaveDue, NodeLeft, NodeStarted, PollDue, ProbeOverdue
-from posemesh.machines._kernel import STORY_LENGTH, Edge, Lifecycle, State, Step, Subject
+from posemesh.errors import IllegalTransition, OperationRefused
+from posemesh.events import (
+    Event,
+    ExecutorExited,
+    LeaveDue,
+    NodeLeft,
+    NodeStarted,
+    PollDue,
+    ProbeOverdue,
+    RuntimeRecycled,
+)
+from posemesh.machines import driver
+from posemesh.machines._kernel import STORY_LENGTH, Edge, Lifecycle, State, Step, Subject, Tick
 
 from ...stage import config, snapshot
 
@@ -191,3 +201,13 @@ def test_subjects_are_not_registered_with_the_library() -> None:
 
 def test_the_library_is_quiet() -> None:
     assert logging.getLogger("transitions").level == logging.WARNING
+
+
+def test_a_row_that_refuses_names_what_has_to_hold_and_changes_nothing() -> None:
+    subject = driver.RuntimeSubject(state=driver.RuntimeState.IDLE)
+    with pytest.raises(OperationRefused, match="only where this holds: a process holds it") as refused:
+        driver.MACHINE.fire(subject, Tick(RuntimeRecycled(), 1.0))
+    assert (refused.value.machine, refused.value.guard, subject.since) == ("driver", "a process holds it", 0.0)
+    assert not subject.story
+    driver.MACHINE.fire(subject, Tick(ExecutorExited(), 1.0))
+    assert subject.since == 1.0
