@@ -34,11 +34,14 @@ L = TypeVar("L")
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """An operation that waits: ``look`` reads what ``apply`` has to know."""
+    """An operation that waits: ``look`` reads what ``apply`` has to know. ``alone`` where that is all there is, so that
+    it must not miss what others beside it do.
+    """
 
     look: Callable[[], Awaitable[Any]] | None
     apply: Callable[[Image, Any], Any]
     future: asyncio.Future[Any]
+    alone: bool
     looked: Any = None
     result: Any = None
 
@@ -80,10 +83,12 @@ class Desk:
         self._doubt: tuple[Commit, Image, Image] | None = None
         self._waiters: dict[InputId, asyncio.Future[TerminalOutcome]] = {}
 
-    async def do(self, apply: Callable[[Image, L], T], look: Callable[[], Awaitable[L]] | None = None) -> T:
+    async def do(
+        self, apply: Callable[[Image, L], T], look: Callable[[], Awaitable[L]] | None = None, *, alone: bool = False
+    ) -> T:
         """Have an operation done; what it returns once that is on record. It is done also where its caller leaves."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls.append(_Call(look, apply, future))
+        self._calls.append(_Call(look, apply, future, alone))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         result: T = await future
@@ -99,8 +104,9 @@ class Desk:
 
     async def _work(self) -> None:
         while self._calls:
-            batch = list(self._calls)
-            self._calls.clear()
+            batch = [self._calls.popleft()]
+            while self._calls and not (batch[0].alone or self._calls[0].alone):
+                batch.append(self._calls.popleft())
             try:
                 await self._settle_doubt()
                 await asyncio.gather(*(self._look(call) for call in batch))

@@ -214,10 +214,10 @@ class HostedRuntime(RuntimeDriver):
                 return RecoveryReport(inputs_recovered=0, inputs_abandoned=0, inputs_requeued=0)
             return recovery.recover(image, snapshot, receipts)
 
-        return await self._desk.do(apply, self._read)
+        return await self._desk.do(apply, self._read, alone=True)
 
     async def recover(self) -> RecoveryReport:
-        return await self._desk.do(lambda image, looked: recovery.recover(image, *looked), self._read)
+        return await self._desk.do(lambda image, looked: recovery.recover(image, *looked), self._read, alone=True)
 
     async def recycle(self) -> RecycleReport:
         """Begin anew with the same inputs, in the same order; whoever waits for one goes on waiting."""
@@ -230,7 +230,7 @@ class HostedRuntime(RuntimeDriver):
             recovery.recover(image, *looked, same_process=True)
             return RecycleReport(inputs_transferred=transferred)
 
-        return await self._desk.do(apply, self._read)
+        return await self._desk.do(apply, self._read, alone=True)
 
     async def retire(self) -> RetireReport:
         return await self._desk.do(lambda image, _: operations.retire(image))

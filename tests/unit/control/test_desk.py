@@ -245,3 +245,24 @@ async def test_only_what_still_waits_is_taken_over(rig: Rig) -> None:
     outcome = await rig.driver.take_over(rig.task(fence=3), waits)
     assert isinstance(outcome, Accepted) and outcome.reopens == newer
     assert rig.driver.input_phase(outcome.input_id) == "queued", "nothing waits, so it is to be run"
+
+
+@on_both_stores()
+async def test_what_reads_everything_does_not_miss_what_waits_beside_it(rig: Rig) -> None:
+    """An input that was accepted in one commit with a recovery was lost from it, as the recovery had read before."""
+    rig.store.close_gate()
+    first = asyncio.create_task(rig.driver.accept_input(rig.task("a")))
+    await rig.store.given.wait()
+    calls = asyncio.gather(
+        rig.driver.accept_input(rig.task("b")),
+        rig.driver.recover(),
+        rig.driver.accept_input(rig.task("c")),
+        rig.driver.recycle(),
+        rig.driver.accept_input(rig.task("d")),
+    )
+    await asyncio.sleep(0)
+    rig.store.open_gate()
+    await first
+    _, recovered, _, recycled, _ = await calls
+    assert (recovered.inputs_recovered, recycled.inputs_transferred) == (2, 3)
+    assert len(rig.driver.active_input_ids()) == 4 == len(await rig.rows())
