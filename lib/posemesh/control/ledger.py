@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 from posemesh.control import tables
 from posemesh.control.database import Connect, Database
 from posemesh.control.store import Commit, InputRow, LedgerClosed, OutboxRow, ReceiptRow, RuntimeRow, Snapshot
 from posemesh.shell.offload import Offload
 
-__all__ = ("GROUP_MAX", "SqliteStore")
+__all__ = ("GROUP_MAX", "LINGER_SECS", "SqliteStore")
 
 T = TypeVar("T")
+Waiting: TypeAlias = tuple[Commit, asyncio.Future[None]]
 
 GROUP_MAX = 512
 """Commits that one transaction takes at most, so that the first of a flood does not wait for the last."""
+LINGER_SECS = 0.05
+"""How long a thread that has nothing to write waits for more."""
 
 
 class SqliteStore:
@@ -34,7 +38,9 @@ class SqliteStore:
     def __init__(self, database: Database, offload: Offload) -> None:
         self._database = database
         self._offload = offload
-        self._waiting: list[tuple[Commit, asyncio.Future[None]]] = []
+        self._waiting: list[Waiting] = []
+        self._more = threading.Condition()
+        self._writing = threading.Lock()
         self._serving: asyncio.Task[None] | None = None
         self._reading = threading.Lock()
         self._closing: asyncio.Task[None] | None = None
@@ -52,7 +58,9 @@ class SqliteStore:
     async def commit(self, commit: Commit) -> None:
         self._expect_open()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((commit, done))
+        with self._more:
+            self._waiting.append((commit, done))
+            self._more.notify()
         if self._serving is None:
             self._serving = asyncio.ensure_future(self._serve())
         await done
@@ -60,24 +68,37 @@ class SqliteStore:
     async def _serve(self) -> None:
         try:
             while self._waiting:
-                group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
-                await self._serve_group(group)
+                await self._offload.call(self._work, asyncio.get_running_loop(), threading.get_ident())
         finally:
             self._serving = None
 
-    async def _serve_group(self, group: list[tuple[Commit, asyncio.Future[None]]]) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, loops_thread: int) -> None:
+        """Serve all that waits. On a thread of its own it stays for a while, as a new one costs as much as a fast
+        disk's commit.
+        """
+        inline = threading.get_ident() == loops_thread
+        with self._writing:
+            while group := self._next_group(0.0 if inline else LINGER_SECS):
+                results = self._write([commit for commit, _ in group])
+                if inline:
+                    _answer(group, results)
+                    continue
+                with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
+                    loop.call_soon_threadsafe(_answer, group, results)
+
+    def _next_group(self, linger: float) -> list[Waiting]:
+        """What waits, or comes within ``linger`` seconds; empty where nothing does."""
+        with self._more:
+            if not self._waiting and linger and self._closing is None:
+                self._more.wait(linger)
+            group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+        return group
+
+    def _write(self, commits: list[Commit]) -> Sequence[Exception | None]:
         try:
-            results = await self._offload.call(self._database.write, [commit for commit, _ in group])
-        except BaseException as error:
-            results = [error] * len(group) if isinstance(error, Exception) else []
-            if not results:
-                for _, done in group:
-                    done.cancel()
-                raise
-        for (_, done), result in zip(group, results, strict=True):
-            if done.done():  # its caller no longer waits
-                continue
-            done.set_result(None) if result is None else done.set_exception(result)
+            return self._database.write(commits)
+        except Exception as error:
+            return [error] * len(commits)
 
     async def snapshot(self, runtime: str) -> Snapshot:
         return await self._read(lambda db: tables.snapshot(db, runtime))
@@ -110,23 +131,36 @@ class SqliteStore:
         return await self._read(lambda db: tables.rows(db, OutboxRow, clause, runtime))
 
     async def close(self) -> None:
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close())
+        with self._more:
+            if self._closing is None:
+                self._closing = asyncio.ensure_future(self._close())
+            self._more.notify()
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         if self._serving is not None:
             await asyncio.wait((self._serving,))
-        await self._offload.call(self._locked, self._database.close)
+        await self._offload.call(self._end)
+
+    def _end(self) -> None:
+        with self._writing, self._reading:
+            self._database.close()
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         self._expect_open()
-        return await self._offload.call(self._locked, lambda: self._database.read(query))
+        return await self._offload.call(self._ask, query)
 
-    def _locked(self, call: Callable[[], T]) -> T:
+    def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
         with self._reading:
-            return call()
+            return self._database.read(query)
 
     def _expect_open(self) -> None:
         if self._closing is not None:
             raise LedgerClosed(f"{self._database.path}: the ledger was closed")
+
+
+def _answer(group: Sequence[Waiting], results: Sequence[Exception | None]) -> None:
+    for (_, done), result in zip(group, results, strict=True):
+        if done.done():  # its caller no longer waits
+            continue
+        done.set_result(None) if result is None else done.set_exception(result)

@@ -229,3 +229,44 @@ def test_it_works_wherever_blocking_calls_go(tmp_path: Path, offload: Callable[[
         place.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("linger", [0.0, 1e-9, 1e-4])
+def test_none_is_forgotten_just_when_the_writing_thread_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linger: float
+) -> None:
+    monkeypatch.setattr("posemesh.control.ledger.LINGER_SECS", linger)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+
+        async def some(name: str) -> None:
+            for number in range(60):
+                await store.commit(a_commit(an_input(id=f"{name}{number}")))
+
+        await asyncio.wait_for(asyncio.gather(some("a"), some("b")), LIMIT_SECS)
+        assert len(await ids(store)) == 120
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_ends_without_closing_leaves_a_ledger_that_can_be_opened(tmp_path: Path) -> None:
+    """As when a program ends by an error. What was told as committed is there."""
+
+    async def leave() -> SqliteStore:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        await store.commit(a_new(1))
+        return store
+
+    async def find(left: SqliteStore) -> list[str]:
+        with pytest.raises(LedgerBusy):
+            await SqliteStore.open(tmp_path, HostOffload())
+        await left.close()
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        found = await ids(store)
+        await store.close()
+        return found
+
+    left = asyncio.run(leave())
+    assert asyncio.run(find(left)) == ["i1"]
