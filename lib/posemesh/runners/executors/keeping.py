@@ -56,9 +56,8 @@ async def keep(
     """Start ``argv`` with exactly ``env``; ``fds`` are open in it, under their numbers, and stay open here.
 
     It has a session of its own, no input, no core dumps, and at most ``memory_bytes`` of address space. Raises OSError
-    where it cannot be started. On any loop, in any thread.
+    where it cannot be started; then, and when it is cancelled, nothing of it is left. On any loop, in any thread.
     """
-    kept = Kept(output, fds)
     told = {
         "argv": [_bytes(each) for each in argv],
         "env": {_bytes(name): _bytes(value) for name, value in env.items()},
@@ -66,10 +65,12 @@ async def keep(
         "fds": list(fds),
         "memory": memory_bytes,
     }
+    kept = Kept(output, fds)
     try:
         await kept._begin(json.dumps(told).encode() + b"\n")
     except BaseException:
         kept._let_go()
+        await kept.wait()
         raise
     return kept
 
