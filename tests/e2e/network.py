@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from . import dds, dms, domain
+from .checks import lag
 
 __all__ = ("Answer", "Fault", "Network", "Request")
 
