@@ -695,6 +695,17 @@ def test_a_lease_does_not_wait_for_a_runner_that_is_held_by_user_code_that_does_
     assert "CommitOutcome" in names(begin(stage, 2, A)) and stage.states()["2"] == "finishing"
 
 
+def test_a_lease_that_ran_out_while_it_waited_is_not_given_back() -> None:
+    """The process slept: user code was found not to stop before anybody looked at the lease that waits for it."""
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    stage(task(2, A, ttl=13.5), committed(2), beat(2, 13.5))
+    stage.wait(10.0)
+    stage.now += 4.0
+    ends = {one.lease: one.outcome for one in stage.engine.elapse(stage.now) if isinstance(one, CommitOutcome)}
+    assert ends[1].code == "timeout" and ends[2].kind == "lost"
+
+
 # -- Timeouts -------------------------------------------------------------------------------------------------------
 
 
