@@ -247,6 +247,41 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     with_net(test)
 
 
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("key", ["", "\n", 'x"\r\nX: y', "\ud800"])
+def test_an_id_that_is_none_sends_nothing(key: str, data: bytes) -> None:
+    """It was told as a WireError, of which user code is told nothing."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        with pytest.raises(UploadFailed, match="output 'a.bin': .* is no item's id"):
+            await rig.task.output.put_domain_artifact("a.bin", data, data_id=key)
+        assert not net.requests and not rig.storage.artifacts
+
+    with_net(test, net=IN_PARTS)
+
+
+def test_two_paths_with_one_name_do_not_replace_each_other() -> None:
+    """The second found its name taken, as a second attempt does, and updated what the first had put."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        output = rig.task.output
+        first = await output.put_bytes("a/b.txt", b"first")
+        with pytest.raises(UploadFailed, match="output 'o/a_b.txt': .* is that of 'o/a/b.txt' too"):
+            await output.put_bytes("a_b.txt", b"second")
+        with pytest.raises(UploadFailed, match="choose another path"):
+            async with output.open_multipart("a b.txt") as part:
+                await part.write(b"third")
+        assert await output.put_bytes("a/b.txt", b"again") == first
+        assert await output.put_domain_artifact("a_b.txt", b"second", name="a_b") != first
+        assert net.get_data(first) == b"again"
+        # Who names an item means it.
+        name = rig.storage.artifacts[0].name
+        assert await output.put_domain_artifact("b.txt", b"named", name=name, data_type="txt_data") == first
+        assert await output.put_domain_artifact("c.txt", b"by id", data_id=first) == first
+
+    with_net(test, task={"outputs_prefix": "o"})
+
+
 def test_an_item_is_updated_by_its_id() -> None:
     async def test(rig: Rig, net: Devnet) -> None:
         key = net.put_data("model", "mesh", b"old")

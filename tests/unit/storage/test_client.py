@@ -16,7 +16,7 @@ from aiohttp import web
 from posemesh.devnet import Devnet
 from posemesh.errors import StorageError, TaskStopped
 from posemesh.secret import Secret
-from posemesh.storage.client import INFO_WAIT_SECS, RETRIES_MAX, ROTATION_SECS, TIME_SECS, InfoCache
+from posemesh.storage.client import INFO_WAIT_SECS, RETRIES_MAX, ROTATION_SECS, ROTATIONS_MAX, TIME_SECS, InfoCache
 from posemesh.testing.clock import EPOCH
 
 from .rig import ITEM, Rig, envelope, with_net, with_server
@@ -73,7 +73,7 @@ def test_a_token_that_rotates_before_any_request_is_used_at_once(put: Callable[.
     with_net(test, net=IN_PARTS | {"part_size_bytes": 10**7})
 
 
-def test_a_401_waits_briefly_for_a_new_token_and_is_tried_again_once() -> None:
+def test_a_401_waits_briefly_for_a_new_token_each_time() -> None:
     tokens = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -88,12 +88,40 @@ def test_a_401_waits_briefly_for_a_new_token_and_is_tried_again_once() -> None:
         assert caught.value.status == 401 and tokens == ["Bearer t"]
         assert ROTATION_SECS <= loop.time() - began < ROTATION_SECS + 0.5
         loop.call_later(0.5, lambda: renew(rig, "u"))
-        loop.call_later(1.0, lambda: renew(rig, "v"))
+        loop.call_later(1.0, lambda: renew(rig, "v"))  # one that comes before the first is accepted is no end
         with pytest.raises(StorageError):
             await get(rig)
-        assert tokens[1:] == ["Bearer t", "Bearer u"]
+        assert tokens[1:] == ["Bearer t", "Bearer u", "Bearer v"]
+        assert ROTATION_SECS + 1 <= loop.time() - began - ROTATION_SECS < ROTATION_SECS + 1.5
+        assert rig.holder.envelope.access_token == Secret("v")
 
     with_server(answer, test)
+
+
+def test_tokens_that_are_refused_one_after_another_have_an_end() -> None:
+    asked = []
+
+    async def test(rig: Rig) -> None:
+        with pytest.raises(StorageError, match="401"):
+            await get(rig)
+        assert len(asked) == ROTATIONS_MAX + 1
+        asked.clear()
+        with pytest.raises(StorageError, match="401"):
+            await put_bytes(rig, b"x")
+        assert len(asked) == ROTATIONS_MAX + 1
+
+    async def main(rig: Rig) -> None:
+        rigs.append(rig)
+        await test(rig)
+
+    rigs: list[Rig] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        renew(rigs[0], f"token {len(asked)}")
+        return web.Response(status=401)
+
+    with_server(answer, main)
 
 
 def test_an_expired_token_is_not_sent() -> None:
@@ -339,6 +367,21 @@ def test_addresses_that_are_no_servers_are_refused(host: str, monkeypatch: pytes
             with pytest.raises(StorageError, match="link-local"):
                 await get(rig)
             assert asyncio.get_running_loop().time() == began, "and not tried again"
+
+    with_server(answering(), test)
+
+
+@pytest.mark.parametrize(
+    "host", ["2852039166", "169.254.43518", "0251.0376.0251.0376", "169.254.169.254.", "\u246069.254.169.254", "0"]
+)
+def test_an_address_in_another_form_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits of another script became an address on the way to the connection, behind the look at it."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: pytest.fail("it needs no name server"))
+
+    async def test(rig: Rig) -> None:
+        rig.holder.envelope = envelope(f"https://{host}")
+        with pytest.raises(StorageError, match="link-local"):
+            await get(rig)
 
     with_server(answering(), test)
 

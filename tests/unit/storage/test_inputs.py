@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 import tracemalloc
 import zipfile
@@ -118,9 +119,10 @@ def test_an_input_that_is_none_sends_nothing(cid: str) -> None:
 @pytest.mark.parametrize("cid", [str(UUID(int=1)), "no_such_name", "no such? name"])
 def test_an_input_that_is_not_there(cid: str) -> None:
     async def test(rig: Rig, net: Devnet) -> None:
-        with pytest.raises(StorageError) as caught:
+        with pytest.raises(StorageError, match=re.escape(cid)) as caught:
             await rig.task.input.materialize_cid_to_temp(cid)
         assert caught.value.status in (400, 404)
+        assert isinstance(caught.value, BadInput) == (caught.value.status == 404)
         assert not rig.files
 
     with_net(test)
@@ -235,7 +237,7 @@ def test_a_download_that_is_cut_is_not_asked_for_again_and_leaves_nothing() -> N
 
     async def test(rig: Rig) -> None:
         for _ in range(2):
-            with pytest.raises(StorageError):
+            with pytest.raises(BadInput, match=f"download of {ITEM}: "):
                 await rig.task.input.materialize_cid_to_temp(ITEM)
             assert not rig.files
         assert len(asked) == 2
@@ -248,7 +250,7 @@ def test_limits() -> None:
         small, large = net.put_data("a", "t", b"x" * 1000), net.put_data("b", "t", b"x" * 1001)
         for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
             await call(small)
-            with pytest.raises(BadInput, match="exceeds 1000 bytes"):
+            with pytest.raises(BadInput, match=f"download of {large}: it exceeds 1000 bytes"):
                 await call(large)
         await rig.task.input.materialize_cid_to_temp(small)
         with pytest.raises(DiskFull, match="WORKSPACE_BYTES_MAX"):
