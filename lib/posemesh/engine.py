@@ -266,7 +266,10 @@ class Engine:
         self.moved.append(record)
         if subject.key:
             work.touched[subject.key] = work.fresh[subject.key] = None
-            self._recount(subject, record)
+            if isinstance(subject, lease.Lease):
+                self._recount_lease(subject, record)
+            elif isinstance(subject, delivery.Delivery):
+                self._recount_delivery(subject)
         else:
             self._node_moved = True
         if (deadline := subject.deadline) is not None and deadline != subject.queued:
@@ -298,12 +301,6 @@ class Engine:
             subject.token_generation = self.auth.generation
             setattr(task, machine, subject)
         return subject, LEASE_MACHINES[machine]
-
-    def _recount(self, subject: Subject, record: Moved) -> None:
-        if isinstance(subject, lease.Lease):
-            self._recount_lease(subject, record)
-        elif isinstance(subject, delivery.Delivery):
-            self._recount_delivery(subject)
 
     def _recount_lease(self, subject: lease.Lease, record: Moved) -> None:
         task, holds = self._tasks[subject.key], subject.holds

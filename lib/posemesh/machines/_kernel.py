@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
-from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from transitions import Machine, Transition
 
@@ -177,7 +177,7 @@ class Lifecycle(Generic[S]):
         self.subject = subject
         self.initial = initial
         self.ends = frozenset(ends)
-        self._machine: Any = _Machine(
+        self._machine = _Machine(
             model=None,
             states=states,
             initial=initial,
@@ -187,11 +187,11 @@ class Lifecycle(Generic[S]):
         for edge in table:
             for state in edge.sources:
                 self._machine.add_transition(edge.event.__name__, state, edge.dest, edge=edge, state=state)
-        self._rows: dict[tuple[State, type[Event]], list[Any]] = {
+        self._rows: dict[tuple[State, type[Event]], list[_Row]] = {
             (state, event): rows
             for event in {edge.event for edge in table}
             for state in states
-            if (rows := self._machine.events[event.__name__].transitions.get(state.name))
+            if (rows := cast(list[_Row], self._machine.events[event.__name__].transitions.get(state.name)))
         }
 
     def check(self, subject: S | None, event: Event) -> None:
