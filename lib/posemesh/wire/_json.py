@@ -124,7 +124,7 @@ def _check(record: object, what: str, path: str) -> None:
     if isinstance(record, list):
         for index, item in enumerate(record):
             _check(item, what, f"{path}[{index}]")
-    for name in _names(type(record)):
+    for name in _names(cast(Any, type(record))):
         value = getattr(record, name)
         if value is None:
             continue
@@ -137,7 +137,7 @@ def _check(record: object, what: str, path: str) -> None:
         elif name == "domain_server_url":
             if _url.origin_of(value) is None:
                 _refuse(what, "an absolute http or https URL", f"{path}.{name}")
-        elif isinstance(value, list) or _names(type(value)):
+        elif isinstance(value, list) or _names(cast(Any, type(value))):
             _check(value, what, f"{path}.{name}")
 
 
