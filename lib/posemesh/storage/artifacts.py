@@ -101,10 +101,10 @@ class Artifacts:
         """Create or update, and remember it. Two puts of one path follow one another."""
         self._stored.setdefault(named.logical_path, None)
         async with self._one_at_a_time[named.logical_path]:
-            known = self._stored[named.logical_path] if data_id is None else None
-            if known is not None and (known.name, known.data_type) == named[1:]:
+            known = self._known(named) if data_id is None else None
+            if known is not None:
                 try:
-                    stored = await self._send(named, content, known.id)
+                    stored = await self._send(named, content, known)
                 except UploadFailed as error:
                     if error.status != 404:
                         raise
@@ -113,6 +113,11 @@ class Artifacts:
                 stored = await self._send(named, content, data_id)
             self.remember(named, stored)
             return stored
+
+    def _known(self, named: ArtifactName) -> str | None:
+        """The id of what this task has put there already, under that name."""
+        put = self._stored[named.logical_path]
+        return put.id if put is not None and (put.name, put.data_type) == named[1:] else None
 
     def remember(self, named: ArtifactName, data_id: str) -> None:
         """It is on the server."""
@@ -268,8 +273,7 @@ class Artifacts:
         info = await self._client.info()
         if info is not None and not info.multipart:
             return None
-        known = self._stored[named.logical_path]
-        existing = None if known is None else known.id
+        existing = self._known(named)
         try:
             return await self.begin(named, spool, None, existing, meter)
         except UploadFailed as error:

@@ -208,11 +208,15 @@ def _primary(cid: str, ref: ItemRef, parts: list[Part]) -> int:
         raise BadInput(f"input {cid}: the domain server has no such item", 404)
     if not ref.ids:
         return 0
+    found = [part.id.lower() for part in parts]
     wanted = [one.lower() for one in ref.ids]
-    for index, part in enumerate(parts):
-        if part.id.lower() in wanted:
-            return index
-    raise BadInput(f"input {cid}: the domain server answered with other items")
+    first = next((index for index, one in enumerate(found) if one in wanted), None)
+    if first is None:
+        raise BadInput(f"input {cid}: the domain server answered with other items")
+    missing = [one for one in wanted if one not in found]
+    if missing and ref.name is None and ref.data_type is None:
+        raise BadInput(f"input {cid}: the domain server has no item {missing[0]}", 404)
+    return first
 
 
 class _Memory:

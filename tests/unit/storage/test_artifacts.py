@@ -282,6 +282,18 @@ def test_two_paths_with_one_name_do_not_replace_each_other() -> None:
     with_net(test, task={"outputs_prefix": "o"})
 
 
+@SIZES
+def test_what_a_path_had_under_another_name_stays(data: bytes) -> None:
+    """A stream of more than a request updated it, whatever it was called; a smaller one did not."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        named = await rig.task.output.put_domain_artifact("a.bin", b"model", name="model", data_type="mesh")
+        assert await open_multipart(rig, data) != named
+        assert net.get_data(named) == b"model"
+
+    with_net(test, net=IN_PARTS)
+
+
 def test_an_item_is_updated_by_its_id() -> None:
     async def test(rig: Rig, net: Devnet) -> None:
         key = net.put_data("model", "mesh", b"old")

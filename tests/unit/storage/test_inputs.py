@@ -128,6 +128,24 @@ def test_an_input_that_is_not_there(cid: str) -> None:
     with_net(test)
 
 
+def test_of_several_items_none_may_be_missing() -> None:
+    """What was there passed for the whole input."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        keys = [net.put_data(name, "t", name.encode()) for name in ("one", "two")]
+        path = f"/api/v1/domains/{net.domain_id}/data?ids={','.join(keys)}"
+        found = await rig.task.input.materialize_cid_with_meta(path)
+        assert found.name == "one" and [file.name for file in found.related_files] == ["two.t"]
+        absent = str(UUID(int=1))
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput, match=f"no item {absent}"):
+                await call(f"{path},{absent}")
+        # With a name the server is asked for those of the ids that have it.
+        assert await rig.task.input.get_bytes_by_cid(f"{path},{absent}&name=two") == b"two"
+
+    with_net(test)
+
+
 def test_an_item_that_was_not_asked_for() -> None:
     async def test(rig: Rig) -> None:
         for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
