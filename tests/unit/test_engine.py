@@ -645,6 +645,17 @@ def test_a_task_that_waits_may_end_before_it_began() -> None:
         assert "StartRunner" not in names(stage(committed(2)))
 
 
+def test_what_ends_before_it_began_makes_room_before_its_end_is_recorded() -> None:
+    stage = limited()
+    begin(stage, 1, A)
+    begin(stage, 2, A, ttl=60.0)
+    begin(stage, 3, A)
+    stage.wait(1200.0)
+    stage(beat(2, cancel=True), finished(1))
+    assert stage.states()["2"] == "finishing"
+    assert [one.lease for one in stage(committed(1)) if isinstance(one, StartRunner)] == [3]
+
+
 def test_a_task_does_not_begin_under_a_lease_that_ran_out_while_it_waited() -> None:
     """The process slept; the first event after that is another lease's."""
     stage = limited()
