@@ -27,7 +27,7 @@ from posemesh.storage.client import (
 )
 from posemesh.testing.clock import EPOCH
 
-from .rig import ITEM, Rig, envelope, with_net, with_server
+from .rig import ITEM, TASK, Rig, envelope, with_net, with_server
 from .test_artifacts import IN_PARTS, LARGE, open_multipart, put_bytes, put_file
 from .test_inputs import answering, multipart, part
 
@@ -447,6 +447,46 @@ def test_what_a_server_says_of_uploads_is_asked_once_a_minute() -> None:
         assert [request.path for request in net.requests].count("/api/v1/info") == 2
 
     with_net(test)
+
+
+@pytest.mark.parametrize(("status", "asked"), [(404, 1), (503, 2), (403, 2)])
+def test_a_server_that_tells_nothing_is_asked_again_unless_it_has_nothing_to_tell(status: int, asked: int) -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def fault(request: web.Request) -> web.StreamResponse | None:
+            return web.Response(status=status) if request.path == "/api/v1/info" else None
+
+        net.faults = fault
+        for _ in range(2):
+            await put_bytes(rig, LARGE)
+        assert [request.path for request in net.requests].count("/api/v1/info") == asked
+
+    with_net(test)
+
+
+def test_every_request_names_the_client() -> None:
+    """Weakness 37 of the reference: uploads did not, and downloads by another name for each task."""
+    seen = set()
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def note(request: web.Request) -> web.StreamResponse | None:
+            assert request.headers.get("posemesh-client-id") == "c-1", request.path
+            step = [key for key in ("uploads", "partNumber", "uploadId", "name", "ids") if key in request.query]
+            seen.add(f"{request.method} {''.join(step[:1]) or request.path.rpartition('/')[2]}")
+            return None
+
+        net.faults = note
+        net.put_data(f"a_bin_{TASK}", "bin_data", b"of an earlier attempt")
+        for data in (b"small", LARGE):
+            key = await put_bytes(rig, data)
+        await rig.task.input.get_bytes_by_cid(key)
+        with pytest.raises(StorageError, match="400"):
+            await rig.task.input.get_bytes_by_cid("no_name_of_the_domain")
+
+    with_net(test, net=IN_PARTS)
+    assert seen == {
+        "POST data", "GET name", "PUT data", "GET info",
+        "POST uploads", "PUT partNumber", "POST uploadId", "GET ids",
+    }  # fmt: skip
 
 
 def test_a_small_artifact_is_one_request() -> None:

@@ -166,6 +166,14 @@ def test_the_item_asked_for_is_the_primary_one_wherever_it_comes() -> None:
     with_server(answering(part(b"other", key="o"), part(b"mine", name="m"), part(b"third", key="p")), test)
 
 
+@pytest.mark.parametrize("cid", [ITEM, "/data?name=n"])
+def test_of_several_parts_the_bytes_are_those_of_the_first(cid: str) -> None:
+    async def test(rig: Rig) -> None:
+        assert await rig.task.input.get_bytes_by_cid(cid) == b"first"
+
+    with_server(answering(part(b"first"), part(b"second")), test)
+
+
 def test_parts_of_one_name_do_not_overwrite_each_other() -> None:
     """Weakness 39 of the reference."""
     parts = [part(str(number).encode(), name="../scan", key=ITEM) for number in range(50)]
