@@ -142,6 +142,12 @@ def sleep(task: SyncTaskContext) -> None:
         raise
 
 
+def wait_for_file(task: SyncTaskContext) -> None:
+    task.ctrl.progress({"pid": os.getpid()})
+    while not os.path.exists(wanted(task)["file"]):
+        time.sleep(0.001)
+
+
 async def async_sleep(task: TaskContext) -> None:
     meta = wanted(task)
     try:
