@@ -286,6 +286,38 @@ def test_limits() -> None:
     with_net(test, input_bytes_max=1000, workspace_bytes_max=2500)
 
 
+def test_the_parts_of_an_input_share_its_limit() -> None:
+    async def test(rig: Rig) -> None:
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput, match="exceeds 1000 bytes"):
+                await call("/data?name=n")
+        assert not rig.files
+
+    with_server(answering(part(b"x" * 600), part(b"y" * 600)), test, input_bytes_max=1000)
+
+
+def test_a_download_under_way_ends_with_its_task() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "multipart/form-data; boundary=B"})
+        await response.prepare(request)
+        whole = part(b"x" * 100) + b"--B--\r\n"
+        await response.write(whole[:-50])
+        await asyncio.sleep(5)
+        await response.write(whole[-50:])
+        return response
+
+    async def test(rig: Rig) -> None:
+        def stop() -> None:
+            rig.holder.cancelled = True
+
+        asyncio.get_running_loop().call_later(2, stop)
+        with pytest.raises(TaskStopped):
+            await rig.task.input.materialize_cid_to_temp(ITEM)
+        assert not rig.files
+
+    with_server(answer, test)
+
+
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(rig: Rig, net: Devnet) -> None:
         key = net.put_data("a", "t", b"x" * 100_000)
