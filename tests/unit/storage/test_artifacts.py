@@ -184,6 +184,23 @@ def test_what_is_too_large_for_a_request_goes_in_parts_also_without_info(put: Pu
     with_net(test, net={"request_max_bytes": 1000, "part_size_bytes": 2000})
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["no-limit", "no-info"])
+def test_what_nobody_likes_to_send_twice_goes_in_parts(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.storage.artifacts.SINGLE_BYTES_MAX", len(LARGE) - 1)
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def fault(request: web.Request) -> web.StreamResponse | None:
+            return web.Response(status=404) if request.path == "/api/v1/info" and not told else None
+
+        net.faults = fault
+        assert net.get_data(await put_bytes(rig, LARGE)) == LARGE
+        assert "POST data" not in methods(net)
+        await rig.task.output.put_bytes("b.bin", LARGE[:-1])
+        assert methods(net)[-1] == "POST data"
+
+    with_net(test, net={"part_size_bytes": 300 * KB})
+
+
 @PUTS
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"{}", b'{"data": []}', b'{"data": [{"id": 5}]}', b"\xff"])
 @pytest.mark.parametrize("stored", [False, True])
