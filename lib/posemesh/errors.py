@@ -134,8 +134,9 @@ class StorageError(PosemeshError):
 
 
 class BadInput(StorageError):
-    """An input that is not there, did not come whole, cannot be read, exceeds a limit or is not safe to unpack. Nothing is
-    left of it.
+    """An input that is not there, did not come whole, cannot be read, exceeds a limit or is not safe to unpack.
+
+    Nothing is left of it.
     """
 
     code = FailureCode.BAD_INPUT

@@ -363,12 +363,17 @@ def test_a_token_does_not_travel_in_the_clear(url: str, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:169.254.1.1]", "0.0.0.0"]
-)
+    "host",
+    ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:169.254.1.1]", "0.0.0.0",
+     "[64:ff9b::169.254.169.254]", "[2002:a9fe:a9fe::1]"],
+)  # fmt: skip
 def test_addresses_that_are_no_servers_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = host.strip("[]")
     family = socket.AF_INET6 if ":" in plain else socket.AF_INET
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: [(family, 1, 6, "", (plain, 443))])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: [
+        (socket.AF_INET, 1, 6, "", ("192.0.2.1", 443)),  # one that is fit does not make up for it
+        (family, 1, 6, "", (plain, 443)),
+    ])  # fmt: skip
 
     async def test(rig: Rig) -> None:
         for url in (f"https://{host}", "https://named.example"):
