@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from posemesh.shell.offload import HostOffload, InlineOffload, Offload, ThreadOffload
+from posemesh.shell.offload import HostOffload, InlineOffload, Offload, ThreadOffload, new_loop
 
 ALL = [InlineOffload, HostOffload, ThreadOffload]
 
@@ -281,3 +281,35 @@ def test_threads_of_user_code_take_turns() -> None:
         assert 1 <= most <= 32
 
     with_offload(ThreadOffload, test)
+
+
+def test_the_loop_is_uvloop_s_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    loop = new_loop()
+    assert isinstance(loop, uvloop.Loop)
+    loop.close()
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    loop = new_loop()
+    assert isinstance(loop, asyncio.BaseEventLoop)
+    loop.close()
+
+
+def test_user_code_starts_programs_on_the_runners_loop() -> None:
+    """A loop beside the main thread's has to hear of a child's end too."""
+    found: list[object] = []
+
+    async def work() -> None:
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(5)", stdout=subprocess.PIPE)
+        found.append((await child.communicate())[0].strip())
+        found.append(child.returncode)
+
+    async def main() -> None:
+        offload = ThreadOffload()
+        ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        offload.start(work, ended.set_result)
+        found.append(await ended)
+        offload.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert found == [b"5", 0, None]
