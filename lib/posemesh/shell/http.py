@@ -310,7 +310,7 @@ def _sent(body: bytes | None) -> bytes | io.BytesIO | None:
 async def _read(stream: Any, limit: int) -> bytes | None:
     """The whole body, None where it is longer than ``limit``."""
     chunks, size = [], 0
-    async for chunk in stream.iter_any():
+    while chunk := await stream.readany():
         size += len(chunk)
         if size > limit:
             return None
