@@ -394,6 +394,24 @@ def test_a_start_that_is_cancelled_leaves_nothing(mark: str) -> None:
     finished(test)
 
 
+def test_an_end_that_crosses_a_stop_is_heard_on_uvloop(mark: str) -> None:
+    """Where the keeper was gone before it had read all, its socket was broken, of which libuv tells nobody."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def test() -> None:
+        program = Program(mark)
+        kept = await program.start("import time; print('begun', flush=True); time.sleep(1000)")
+        await program.said()
+        ended = asyncio.ensure_future(kept.wait())
+        while not ended.done():
+            kept.stop(LONG_SECS)
+            await asyncio.sleep(0)
+        assert ended.result() == Exit(None, signal.SIGTERM)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(test(), 60))
+
+
 def test_it_works_on_a_loop_of_any_thread(mark: str) -> None:
     async def test() -> None:
         assert await (await Program(mark).start("raise SystemExit(6)")).wait() == (6, None)
