@@ -181,6 +181,59 @@ def test_a_cancelled_task_leaves_no_process_and_no_report(world: World, capabili
     node.stop(10)
 
 
+STUBBORN = """
+    import asyncio, os, signal, time
+    import posemesh
+
+    node = posemesh.Node()
+
+    def say(task):
+        task.ctrl.log_event({"pid": os.getpid()})
+
+    @node.runner("/bar/hang/v1", executor="process")
+    def hang(task):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        say(task)
+        while True:
+            time.sleep(1000)
+
+    @node.runner("/bar/deaf/v1")
+    def deaf(task):
+        say(task)
+        time.sleep(1000)
+
+    @node.runner("/bar/swallow/v1")
+    async def swallow(task):
+        say(task)
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except BaseException:
+                pass
+
+    TRAP = '''trap "" TERM; printf '{{"event": {{"pid": %d}}}}\\\\n' $$; while :; do sleep 1; done'''
+    node.command("/bar/trap/v1", ["sh", "-c", TRAP])
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_node_leaves_in_time_whatever_its_runners_do(world: World, signals: int) -> None:
+    """At once, by a drain of no time or by the second signal; each task is failed back, and nothing is left."""
+    net = world.net
+    tasks = [net.dms.add(f"/bar/{name}/v1", max_attempts=1)[0] for name in ("hang", "deaf", "swallow", "trap")]
+    node = world.node(STUBBORN, MAX_CONCURRENCY=4, DRAIN_TIMEOUT_SECS=0 if signals == 1 else 100)
+    net.wait(lambda: all(told(task, "pid") for task in tasks), 30, "all have begun")
+    descendants = children(node._process.pid)
+    node.signal()
+    if signals == 2:
+        node.wait_line("told to stop: ")
+        node.signal()
+    assert node.wait(40) == 0
+    wait_until_gone(descendants)
+    for task in tasks:
+        assert task.reason == "node_shutdown: the node was told to stop", (task.capability, task.reason)
+
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "runners"
 LINES = b"pear\napple\nfig\n"
 
