@@ -87,7 +87,7 @@ class Subject:
     @property
     def deadline(self) -> float | None:
         """The earliest timer, None without one."""
-        return min(self.timers.values(), default=None)
+        return min(self.timers.values()) if self.timers else None
 
 
 S = TypeVar("S", bound=Subject)
