@@ -51,7 +51,7 @@ class Offload(Protocol):
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, which costs a request and a hop between threads half of asyncio's; asyncio's where there is none."""
+    """uvloop's, on which a bare client's requests cost a fifth less; asyncio's where there is none."""
     try:
         import uvloop
     except ImportError:
