@@ -1,10 +1,9 @@
 """What a node costs a task, by ``make bench-overhead``: ``benchmarks/overhead.py [--tasks 1000] [--rounds 5]``.
 
 No-op tasks at 1, 8 and 64 slots from a lean task service in a process of its own, which also takes the time. The node,
-as ``posemesh-node run`` runs it, and a bare aiohttp client that makes the same requests take turns; others are stopped
-meanwhile. The bare client has asyncio's own loop, as any program that does nothing about it; what it does on uvloop,
-which the node runs on, is printed for the record. Then a warm process runner beside a bare pipe that carries messages
-of the same sizes. Prints medians, the factors of the rounds, and the processor time a task of each client.
+as ``posemesh-node run`` runs it, and a bare aiohttp client that makes the same requests take turns; one is stopped
+meanwhile. Then a warm process runner beside a bare pipe that carries messages of the same sizes. Prints medians, the
+factors of the rounds, and the processor time a task of each client.
 """
 
 from __future__ import annotations
@@ -29,12 +28,10 @@ from typing import Any
 import overhead_peers
 import overhead_process
 
-from posemesh.shell.offload import new_loop
-
 HERE = Path(__file__).parent
 SLOTS = (1, 8, 64)
 COMMAND = [sys.executable, "-c", "from posemesh.cli import main; main()"]
-AGENTS = {"node": "posemesh", "bare client": "asyncio", "bare client on uvloop": "uvloop"}
+AGENTS = {"node": "posemesh", "bare client": "bare"}
 """Who takes turns, by the beginning of their User-Agent."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -109,9 +106,7 @@ def compare(slots: int, tasks: int, rounds: int, home: str) -> None:
         base = line.strip()
         node = [*COMMAND, "run", str(HERE / "noop.py")]
         pids = {"posemesh": clients.enter_context(process(node, "offers", env=node_env(base, slots, home)))[0].pid}
-        for agent in ("asyncio", "uvloop"):
-            argv = [sys.executable, this, "bare", base, str(slots), agent]
-            pids[agent] = clients.enter_context(process(argv, "ready"))[0].pid
+        pids["bare"] = clients.enter_context(process([sys.executable, this, "bare", base, str(slots)], "ready"))[0].pid
         for pid in pids.values():
             clients.callback(os.kill, pid, signal.SIGCONT)
             os.kill(pid, signal.SIGSTOP)
@@ -125,7 +120,7 @@ def compare(slots: int, tasks: int, rounds: int, home: str) -> None:
 
 def tell(slots: int, tasks: int, found: dict[str, list[tuple[float, float]]]) -> None:
     rates = {name: [rate for rate, _ in results] for name, results in found.items()}
-    node, bare, _ = rates.values()
+    node, bare = rates.values()
     print(f"{slots} slots, {tasks} tasks, {len(node)} rounds")
     for name, results in found.items():
         spent = statistics.median(spent for _, spent in results)
@@ -150,10 +145,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve"]:
             asyncio.run(overhead_peers.serve())
-        case ["bare", base, slots, "asyncio" as agent]:
-            asyncio.run(overhead_peers.bare(base, int(slots), agent))
-        case ["bare", base, slots, agent]:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(overhead_peers.bare(base, int(slots), agent))
+        case ["bare", base, slots]:
+            asyncio.run(overhead_peers.bare(base, int(slots)))
         case _:
             main()

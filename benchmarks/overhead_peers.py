@@ -105,9 +105,9 @@ async def serve() -> None:
     await server.serve_forever()
 
 
-async def bare(base: str, slots: int, name: str) -> None:
+async def bare(base: str, slots: int) -> None:
     """What a node asks for its tasks, by nothing but aiohttp: ``slots`` loops of lease, heartbeat, complete."""
-    headers = {"Authorization": "Bearer bare", "User-Agent": name}
+    headers = {"Authorization": "Bearer bare", "User-Agent": "bare"}
     async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as http:
         print("ready", flush=True)
         await asyncio.gather(*(_loop(http, f"{base}/v1/tasks") for _ in range(slots)))

@@ -19,7 +19,6 @@ from posemesh.runners.context import BuildContext
 from posemesh.runners.ending import Ending
 from posemesh.runners.executors.frames import Done, encode, run_of
 from posemesh.runners.executors.process import ProcessRunner
-from posemesh.shell.offload import new_loop
 from posemesh.types import LeaseEnvelope, TaskSpec
 
 __all__ = ("compare",)
@@ -122,8 +121,7 @@ async def _compare(number: int, rounds: int) -> None:
 
 def compare(number: int, rounds: int) -> None:
     """Run both in turns and print the medians, on the loop that ``Node.run()`` takes."""
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_compare(number, rounds))
+    asyncio.run(_compare(number, rounds))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from posemesh.runners.router import RoutedRunner
 from posemesh.runtime import Runtime
 from posemesh.shell.clock import Clock, SystemClock
 from posemesh.shell.ledger import MemoryLedger
-from posemesh.shell.offload import HostOffload, Offload, ThreadOffload, new_loop
+from posemesh.shell.offload import HostOffload, Offload, ThreadOffload
 from posemesh.shell.secrets import MemorySecretStore, SecretStore
 from posemesh.snapshot import Statistics
 from posemesh.target import importing
@@ -210,8 +210,7 @@ class Node:
         try:
             config = self._config or NodeConfig.from_env(env_file=env_file)
             telemetry.init(format=config.log_format, level=config.log_level)
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(self._main(config))
+            asyncio.run(self._main(config))
         except PosemeshError as error:
             print(f"posemesh: {telemetry.scrub(str(error))}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-__all__ = ("HostOffload", "InlineOffload", "Offload", "Run", "ThreadOffload", "new_loop")
+__all__ = ("HostOffload", "InlineOffload", "Offload", "Run", "ThreadOffload")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,15 +48,6 @@ class Offload(Protocol):
     def close(self) -> None:
         """Let go of threads. What still runs in them is left alone."""
         ...
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, on which a bare client's requests cost a fifth less; asyncio's where there is none."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 async def _guarded(factory: Factory) -> BaseException | None:
@@ -98,7 +89,7 @@ class ThreadOffload(HostOffload):
 
     def __init__(self) -> None:
         self._node_loop = asyncio.get_running_loop()
-        self._loop = new_loop()
+        self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(_DaemonPool())
         self._thread = threading.Thread(target=self._serve, name="posemesh-runners", daemon=True)
         self._thread.start()

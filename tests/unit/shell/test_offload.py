@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from posemesh.shell.offload import HostOffload, InlineOffload, Offload, ThreadOffload, new_loop
+from posemesh.shell.offload import HostOffload, InlineOffload, Offload, ThreadOffload
 
 ALL = [InlineOffload, HostOffload, ThreadOffload]
 
@@ -309,17 +309,6 @@ def test_threads_of_user_code_take_turns() -> None:
     with_offload(ThreadOffload, test)
 
 
-def test_the_loop_is_uvloop_s_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    uvloop = pytest.importorskip("uvloop")
-    loop = new_loop()
-    assert isinstance(loop, uvloop.Loop)
-    loop.close()
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-    loop = new_loop()
-    assert isinstance(loop, asyncio.BaseEventLoop)
-    loop.close()
-
-
 def test_user_code_starts_programs_on_the_runners_loop() -> None:
     """A loop beside the main thread's has to hear of a child's end too."""
     found: list[object] = []
@@ -336,6 +325,5 @@ def test_user_code_starts_programs_on_the_runners_loop() -> None:
         found.append(await ended)
         offload.close()
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(main())
+    asyncio.run(main())
     assert found == [b"5", 0, None]
