@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-all check format bench-transfer bench-ledger clean
+.PHONY: help setup demo test test-slow test-all check format bench-transfer bench-overhead bench-ledger clean
 
 help:
 	@echo 'make demo      a local network, a node and a real task on it'
@@ -21,6 +21,8 @@ help:
 	@echo 'make check     format, lint, types, the tables and the files made from them'
 	@echo 'make format    put the code into its format'
 	@echo 'make bench-transfer  inputs and artifacts beside curl; BENCH="--mib 4096" for another size'
+	@echo 'make bench-overhead  what a node costs a task, beside a bare client; BENCH="--tasks 4000" for more of them'
+
 	@echo "make bench-ledger  the ledger's commits beside SQLite's bare ones"
 	@echo 'make setup     only make .venv (the others do so when needed)'
 
@@ -51,6 +53,9 @@ format: $(VENV)/ready
 
 bench-transfer: $(VENV)/base
 	@$(BIN)/python benchmarks/transfer.py $(BENCH)
+
+bench-overhead: $(VENV)/base
+	@$(BIN)/python benchmarks/overhead.py $(BENCH)
 
 bench-ledger: $(VENV)/base
 	@$(BIN)/python benchmarks/ledger.py $(BENCH)

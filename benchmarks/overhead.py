@@ -1,9 +1,9 @@
-"""What a node costs a task, by ``make bench-overhead``: ``benchmarks/overhead.py [--tasks 400] [--rounds 5]``.
+"""What a node costs a task, by ``make bench-overhead``: ``benchmarks/overhead.py [--tasks 1000] [--rounds 5]``.
 
 No-op tasks at 1, 8 and 64 slots from a lean task service in a process of its own, which also takes the time. The node,
-as ``posemesh-node run`` runs it, and a bare aiohttp client that makes the same requests take turns. Then a warm process
-runner beside a bare pipe that carries messages of the same sizes. Prints medians, the factors of the rounds, and the
-processor time a task of either client.
+as ``posemesh-node run`` runs it, and a bare aiohttp client that makes the same requests take turns; one is stopped
+meanwhile. Then a warm process runner beside a bare pipe that carries messages of the same sizes. Prints medians, the
+factors of the rounds, and the processor time a task of each client.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import collections
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,14 +21,18 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import overhead_peers
+import overhead_process
+
 HERE = Path(__file__).parent
 SLOTS = (1, 8, 64)
-CAPABILITY = "/posemesh/noop/v1"
 COMMAND = [sys.executable, "-c", "from posemesh.cli import main; main()"]
+AGENTS = {"node": "posemesh", "bare client": "bare"}
+"""Who takes turns, by the beginning of their User-Agent."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -83,58 +88,64 @@ def node_env(base: str, slots: int, home: str) -> dict[str, str]:
     }
 
 
-def measured(base: str, tasks: int, pid: int) -> tuple[float, float]:
+def measured(base: str, tasks: int, agent: str, pid: int) -> tuple[float, float]:
     """Tasks a second by the service's clock, and milliseconds of processor time a task of the client ``pid``."""
+    os.kill(pid, signal.SIGCONT)
+    ask(f"{base}/turn?of={agent}")
     before = cpu(pid)
     seconds = ask(f"{base}/measure?tasks={tasks}")["seconds"]
-    return tasks / seconds, (cpu(pid) - before) / tasks * 1000
+    spent = cpu(pid) - before
+    os.kill(pid, signal.SIGSTOP)
+    return tasks / seconds, spent / tasks * 1000
 
 
 def compare(slots: int, tasks: int, rounds: int, home: str) -> None:
     this = str(HERE / "overhead.py")
-    with process([sys.executable, this, "serve"], "http://") as (_, line):
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in AGENTS}
+    with process([sys.executable, this, "serve"], "http://") as (_, line), ExitStack() as clients:
         base = line.strip()
-        env = node_env(base, slots, home)
-        node = process([*COMMAND, "run", str(HERE / "noop.py")], "offers", env=env)
-        bare = process([sys.executable, this, "bare", base, str(slots)], "ready")
-        found: dict[str, list[tuple[float, float]]] = {"node": [], "bare client": []}
-        with node as (nodes, _), bare as (client, _):
-            for number in range(rounds + 1):
-                for name, running in (("node", nodes), ("bare client", client)):
-                    ask(f"{base}/turn?of={name.split()[0]}")
-                    result = measured(base, tasks, running.pid)
-                    if number:  # the first round warms both up
-                        found[name].append(result)
+        node = [*COMMAND, "run", str(HERE / "noop.py")]
+        pids = {"posemesh": clients.enter_context(process(node, "offers", env=node_env(base, slots, home)))[0].pid}
+        pids["bare"] = clients.enter_context(process([sys.executable, this, "bare", base, str(slots)], "ready"))[0].pid
+        for pid in pids.values():
+            clients.callback(os.kill, pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGSTOP)
+        for number in range(rounds + 1):
+            for name, agent in AGENTS.items():
+                result = measured(base, tasks, agent, pids[agent])
+                if number:  # the first round warms all up
+                    found[name].append(result)
+    tell(slots, tasks, found)
+
+
+def tell(slots: int, tasks: int, found: dict[str, list[tuple[float, float]]]) -> None:
     rates = {name: [rate for rate, _ in results] for name, results in found.items()}
-    factors = sorted(bare / node for node, bare in zip(rates["node"], rates["bare client"], strict=True))
-    print(f"{slots} slots, {tasks} tasks, {rounds} rounds")
+    node, bare = rates.values()
+    print(f"{slots} slots, {tasks} tasks, {len(node)} rounds")
     for name, results in found.items():
         spent = statistics.median(spent for _, spent in results)
-        print(f"  {name:<12} {statistics.median(rates[name]):8.0f} tasks/s   {spent:6.2f} ms of processor time a task")
-    print(
-        f"  factor       {statistics.median(factors):8.2f} ({factors[0]:.2f} to {factors[-1]:.2f}); at most 2 is wanted"
-    )
+        print(f"  {name:<24} {statistics.median(rates[name]):8.0f} tasks/s   {spent:6.2f} ms of processor time a task")
+    factors = sorted(theirs / ours for ours, theirs in zip(node, bare, strict=True))
+    middle, low, high = statistics.median(factors), factors[0], factors[-1]
+    print(f"  {'factor':<24} {middle:8.2f} ({low:.2f} to {high:.2f}); at most 2 is wanted", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         for slots in SLOTS:
             compare(slots, options.tasks, options.rounds, home)
+    overhead_process.compare(2 * options.tasks, options.rounds)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve"]:
-            from overhead_peers import serve
-
-            asyncio.run(serve())
+            asyncio.run(overhead_peers.serve())
         case ["bare", base, slots]:
-            from overhead_peers import bare
-
-            asyncio.run(bare(base, int(slots)))
+            asyncio.run(overhead_peers.bare(base, int(slots)))
         case _:
             main()

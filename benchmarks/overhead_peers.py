@@ -16,7 +16,7 @@ CAPABILITY = "/posemesh/noop/v1"
 
 
 class Plan:
-    """Whose turn it is, and how many tasks are left to lease and to be completed."""
+    """Whose turn it is, by its User-Agent, and how many tasks are left to lease and to be completed."""
 
     def __init__(self) -> None:
         self.turn = ""
@@ -59,7 +59,7 @@ PLAN = Plan()
 
 async def _answer(path: str, headers: bytes, host: str) -> tuple[int, bytes]:
     if path == "/v1/tasks":
-        lease = PLAN.lease((b"bare" in headers) == (PLAN.turn == "bare"))
+        lease = PLAN.lease(f"user-agent: {PLAN.turn}".encode() in headers)
         return (204, b"") if lease is None else (200, lease)
     if path.endswith("/heartbeat"):
         return 200, HEARTBEAT
@@ -91,7 +91,7 @@ async def _connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
                 await reader.readexactly(size)
             path = head.split(b" ", 2)[1].decode()
             host = lowered.split(b"host:")[1].split(b"\r\n")[0].strip().decode()
-            status, body = await _answer(path, head, host)
+            status, body = await _answer(path, lowered, host)
             kind = b"Content-Type: application/json\r\n" if body else b""
             writer.write(b"HTTP/1.1 %d OK\r\n%bContent-Length: %d\r\n\r\n%b" % (status, kind, len(body), body))
     except (asyncio.IncompleteReadError, ConnectionError):

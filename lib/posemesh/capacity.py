@@ -1,8 +1,8 @@
 """What the runners of a node can take at a time. A task claims one slot of its runner and the resources that needs.
 
-First come, first served: a task may begin where its claim fits beside those of the leases before it and of the tasks
-that have begun. So nobody is overtaken by one who wants the same, and a task that waits only ever waits for earlier
-ones and for what runs: all of that ends, but for user code that does not stop (:meth:`Claims.is_hopeless`).
+First come, first served: a task may begin where its claim fits beside those of the leases before it, whether or not
+these have begun. So nobody is overtaken by one who wants the same, and those who did overtake leave enough. A task only
+ever waits for earlier ones, and all of these end, but for user code that does not stop (:meth:`Claims.is_hopeless`).
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ class Capacity:
         """Whether a task of ``runner`` can run beside ``claims``, the runners of other tasks."""
         return not self.is_limited(runner) or _times(self._needs[runner], self._left(claims)) > 0
 
+    def is_exceeded(self, claims: Iterable[str]) -> bool:
+        """Whether one of ``claims`` has to wait for the end of others."""
+        return self.limited and any(amount < 0 for amount in self._left(claims).values())
+
     def spare(self, claims: Iterable[str], most: int) -> int | None:
         """How many tasks could begin besides, up to ``most``: some number that can, not always the largest. None where
         no runner is limited.
@@ -94,8 +98,8 @@ class Capacity:
 
     def _left(self, claims: Iterable[str]) -> Counter[tuple[str, str]]:
         left = Counter(self._totals)
-        for runner in claims:
-            left.subtract(self._needs.get(runner, {}))
+        for runner, number in Counter(claims).items():
+            left.subtract({name: number * needed for name, needed in self._needs.get(runner, {}).items()})
         return left
 
 
@@ -113,7 +117,6 @@ def _times(needs: Mapping[tuple[str, str], int], left: Mapping[tuple[str, str], 
 class _Claim:
     runner: str
     task: str
-    begun: bool = False
     stuck: bool = False
 
 
@@ -138,12 +141,11 @@ class Claims:
             self._leases[task] += 1
             self._room = None
 
-    def note(self, key: LeaseId, *, waits: bool, begun: bool, stuck: bool) -> None:
-        """A lease that was taken waits for room, has begun, or has user code that does not stop."""
+    def note(self, key: LeaseId, *, waits: bool, stuck: bool) -> None:
+        """A lease that was taken waits for room, or has user code that does not stop."""
         (self.waiting.add if waits else self.waiting.discard)(key)
-        if (claim := self._held.get(key)) is not None and (claim.begun, claim.stuck) != (begun, stuck):
-            claim.begun, claim.stuck = begun, stuck
-            self._room = None
+        if (claim := self._held.get(key)) is not None:
+            claim.stuck = stuck
 
     def release(self, key: LeaseId) -> None:
         """The lease holds nothing any more, if it ever did."""
@@ -156,7 +158,7 @@ class Claims:
 
     def has_room(self, key: LeaseId) -> bool:
         """Whether the lease's task may begin."""
-        return self._fits(key, lambda other, claim: other < key or claim.begun)
+        return self._fits(key, lambda other, claim: other < key)
 
     def is_hopeless(self, key: LeaseId) -> bool:
         """Whether the lease's task could not even begin if all user code ended that is not stuck."""
@@ -178,7 +180,7 @@ class Claims:
             return 0, None
         if self._room is None:
             runners = [claim.runner for claim in self._held.values()]
-            if any(not claim.begun and not self.has_room(key) for key, claim in self._held.items()):
+            if len(self._leases) < len(self._held) or self._capacity.is_exceeded(runners):
                 self._room = 0, None
             else:
                 self._room = self._capacity.spare(runners, most), self._capacity.with_room(runners)

@@ -56,12 +56,17 @@ OCCUPIED = "its user code was told to stop and goes on; it keeps its slot"
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """The machines of one lease. ``told`` since its end is; it may go on to occupy its slot."""
+    """The machines of one lease. ``told`` since its end is; it may go on to occupy its slot. The last three are what it
+    adds to the census: a slot held, an outcome waiting, one whose first offer is unanswered.
+    """
 
     lease: lease.Lease
     session: session.Session | None = None
     delivery: delivery.Delivery | None = None
     told: bool = False
+    holds: bool = True
+    waits: bool = False
+    unanswered: bool = False
 
     @property
     def over(self) -> bool:
@@ -95,11 +100,14 @@ class _Task:
 
 @dataclass(eq=False, slots=True)
 class _Work:
-    """What one call still has to do: events to handle, leases to look at, and the commands found so far."""
+    """What one call still has to do: events to handle, and the commands found so far. The leases in ``touched`` moved,
+    those in ``fresh`` since their rules were looked at.
+    """
 
     events: deque[tuple[str, Event]] = field(default_factory=deque)
     commands: list[Command] = field(default_factory=list)
     touched: dict[LeaseId, None] = field(default_factory=dict)
+    fresh: dict[LeaseId, None] = field(default_factory=dict)
     moves: int = 0
 
 
@@ -129,10 +137,12 @@ class Engine:
         self.ended: list[Ended] = []
         self._rng = rng
         self._claims = Claims(capacity)
+        self._joint = Joint(self.registration, self.auth, self.poller, claims=self._claims)
         self._tasks: dict[LeaseId, _Task] = {}
         self._stuck: dict[LeaseId, _Task] = {}
         self._next = first_lease
         self._holding = self._waiting = self._unanswered = self._ran = self._unran = 0
+        self._node_moved = True
         self._seen: tuple[int, State] = (0, self.poller.state)
         self._timers: list[tuple[float, int, Subject]] = []
         self._order = count()
@@ -251,13 +261,17 @@ class Engine:
         if work.moves > STEPS_MAX:
             raise AssertionError(f"the coupling rules do not converge: {self.moved[-8:]}")
         subject, lifecycle = self._subject(machine, event)
-        before = self._weight(subject)
         step = Step(event, now, self._rng, self.config, self.capabilities, self._claims.has_room)
         commands, record = lifecycle.fire(subject, step)
         self.moved.append(record)
         if subject.key:
-            work.touched[subject.key] = None
-            self._recount(subject, before, record)
+            work.touched[subject.key] = work.fresh[subject.key] = None
+            if isinstance(subject, lease.Lease):
+                self._recount_lease(subject, record)
+            elif isinstance(subject, delivery.Delivery):
+                self._recount_delivery(subject)
+        else:
+            self._node_moved = True
         if (deadline := subject.deadline) is not None and deadline != subject.queued:
             subject.queued = deadline
             heapq.heappush(self._timers, (deadline, next(self._order), subject))
@@ -288,31 +302,26 @@ class Engine:
             setattr(task, machine, subject)
         return subject, LEASE_MACHINES[machine]
 
-    def _weight(self, subject: Subject) -> tuple[bool, bool, bool]:
-        """What the subject adds to the census: a slot held, an outcome waiting, one whose first offer is unanswered."""
-        match subject:
-            case lease.Lease():
-                return subject.holds, False, False
-            case delivery.Delivery():
-                return False, subject.outcome is not None and subject.state in delivery.UNDELIVERED, subject.unanswered
-            case _:
-                return False, False, False
+    def _recount_lease(self, subject: lease.Lease, record: Moved) -> None:
+        task, holds = self._tasks[subject.key], subject.holds
+        self._holding += holds - task.holds
+        task.holds = holds
+        self._claim(subject)
+        if record.source == record.dest:
+            return
+        ended = subject.state in lease.MACHINE.ends
+        self._ran += (subject.state is lease.LeaseState.RUNNING) + (ended and subject.ran)
+        self._unran += ended and not subject.ran
 
-    def _recount(self, subject: Subject, before: tuple[bool, bool, bool], record: Moved) -> None:
-        after = self._weight(subject)
-        self._holding += after[0] - before[0]
-        self._waiting += after[1] - before[1]
-        self._unanswered += after[2] - before[2]
-        if isinstance(subject, lease.Lease):
-            self._claim(subject)
-            if record.source == record.dest:
-                return
-            ended = subject.state in lease.MACHINE.ends
-            self._ran += (subject.state is lease.LeaseState.RUNNING) + (ended and subject.ran)
-            self._unran += ended and not subject.ran
-        elif isinstance(subject, delivery.Delivery) and subject.state in delivery.MACHINE.ends:
+    def _recount_delivery(self, subject: delivery.Delivery) -> None:
+        task = self._tasks[subject.key]
+        waits = subject.outcome is not None and subject.state in delivery.UNDELIVERED
+        self._waiting += waits - task.waits
+        self._unanswered += subject.unanswered - task.unanswered
+        task.waits, task.unanswered = waits, subject.unanswered
+        if subject.state in delivery.MACHINE.ends:
             taken = subject.state in (delivery.DeliveryState.DELIVERED, delivery.DeliveryState.WITHDRAWN)
-            self._ran += taken and self._tasks[subject.key].lease.ran
+            self._ran += taken and task.lease.ran
             self._unran += not taken
 
     def _claim(self, subject: lease.Lease) -> None:
@@ -323,25 +332,26 @@ class Engine:
         elif subject.state is lease.LeaseState.ACCEPTED:
             self._claims.take(key, subject.runner or subject.task.capability, subject.task.task_id)
         else:
-            waits = subject.state is lease.LeaseState.QUEUED
-            self._claims.note(key, waits=waits, begun=subject.ran, stuck=subject.stuck)
+            self._claims.note(key, waits=subject.state is lease.LeaseState.QUEUED, stuck=subject.stuck)
 
     def _couple(self, now: float, work: _Work) -> None:
         """Put the events of the first rule that holds into ``work``, if there is one."""
-        room = self._claims.room(self.config.max_concurrency)
-        census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran, *room)
-        joint = Joint(self.registration, self.auth, self.poller, census, self._claims, now)
-        rule = first_that_holds(NODE_RULES, joint)
+        joint, room = self._joint, self._claims.room(self.config.max_concurrency)
+        joint.census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran, *room)
+        joint.now, joint.lease, joint.session, joint.delivery = now, None, None, None
+        rule = first_that_holds(NODE_RULES, joint) if self._node_moved else None
+        self._node_moved = rule is not None
         if (seen := (self.auth.generation, self.poller.state)) != self._seen:
             self._seen = seen
-            work.touched.update(dict.fromkeys(self._tasks))
-        work.touched.update(dict.fromkeys(self._claims.waiting))
-        for key in work.touched:
-            if rule is not None:
-                break
+            work.fresh.update(dict.fromkeys(self._tasks))
+        work.fresh.update(dict.fromkeys(self._claims.waiting))
+        while rule is None and work.fresh:
+            key = next(iter(work.fresh))
             task = self._tasks[key]
             joint.lease, joint.session, joint.delivery = task.lease, task.session, task.delivery
             rule = first_that_holds(LEASE_RULES, joint)
+            if rule is None:
+                del work.fresh[key]
         rule = rule or first_that_holds(LAST_RULES, joint)
         if rule is not None:
             work.events.extend((machine, make(joint)) for machine, make in rule.tell)

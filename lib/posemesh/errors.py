@@ -147,7 +147,10 @@ class StorageError(PosemeshError):
 
 
 class BadInput(StorageError):
-    """An input that did not come whole, cannot be read, exceeds a limit or is not safe to unpack. Nothing is left."""
+    """An input that is not there, did not come whole, cannot be read, exceeds a limit or is not safe to unpack.
+
+    Nothing is left of it.
+    """
 
     code = FailureCode.BAD_INPUT
 

@@ -19,7 +19,14 @@ from posemesh.config import NodeConfig
 from posemesh.errors import ConfigError, NodeStopped, PosemeshError
 from posemesh.machines._kernel import Moved
 from posemesh.runners.api import Runner, RunnerTarget
-from posemesh.runners.executors.declared import Declared, Terms, declare_command, declare_routed, declare_runner
+from posemesh.runners.executors.declared import (
+    Declared,
+    Terms,
+    check_capability,
+    declare_command,
+    declare_routed,
+    declare_runner,
+)
 from posemesh.runners.metrics import MetricsBackend, noop_metrics
 from posemesh.runners.noop import CAPABILITY as NOOP
 from posemesh.runners.noop import noop
@@ -96,6 +103,7 @@ class Node:
 
         Raises ValueError for a name that is taken and options that do not fit, TypeError for what is no runner.
         """
+        check_capability(capability)  # now: a decorator without its brackets would give the function away unseen
         terms = _terms(name, labels, timeout, slots, resources)
 
         def register(target: F) -> F:

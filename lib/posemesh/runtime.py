@@ -72,7 +72,8 @@ class Runtime:
         self._http = Http(clock, offload, user_agent=f"posemesh/{config.node_version}")
         self._storage = NodeStorage(config, self._signer.address, clock, offload, rng)
         self._sweeping: asyncio.Task[None] | None = None
-        self._registry = RunnerRegistry(_router(runners, offload, metrics), metrics)
+        counted = MetricsHandle.of(metrics)
+        self._registry = RunnerRegistry(_router(runners, offload, counted), counted)
         capabilities = sorted({runner.capability for runner in runners})
         self._engine = Engine(config, capabilities, rng, capacity=capacity)
         self._observer = Observer(self._engine, clock)
@@ -83,7 +84,7 @@ class Runtime:
             secrets=secrets,
             registry=self._registry,
             storage=self._storage.task,
-            metrics=MetricsHandle.of(metrics),
+            metrics=counted,
             post=self.post,
             left=self._leave,
         )
@@ -240,8 +241,8 @@ class Runtime:
             self.left.set_result(None) if error is None else self.left.set_exception(error)
 
 
-def _router(runners: Sequence[Declared], offload: Offload, metrics: MetricsBackend) -> RunnerRouter:
-    router = RunnerRouter(BuildContext(metrics=MetricsHandle.of(metrics)))
+def _router(runners: Sequence[Declared], offload: Offload, metrics: MetricsHandle) -> RunnerRouter:
+    router = RunnerRouter(BuildContext(metrics=metrics))
     for runner in runners:
         router.register(runner.make(offload), runner.terms.labels, capability=runner.capability)
     return router

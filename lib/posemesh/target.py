@@ -23,6 +23,7 @@ T = TypeVar("T")
 _DEFAULT_ATTRIBUTE: Final = "node"
 # Enough of a traceback to find the line, in a file that is being written.
 _FRAMES_MAX: Final = 4
+_OURS: Final = f"{Path(__file__).parent}{os.sep}"
 _importing: ContextVar[bool] = ContextVar("posemesh_importing", default=False)
 
 
@@ -129,9 +130,9 @@ def _story(place: str, error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__
-        and not frame.filename.startswith("<frozen importlib")
+        if not frame.filename.startswith("<frozen importlib")
         and "/importlib/" not in frame.filename
+        and not frame.filename.startswith(_OURS)
     ]
     lines = [f"  {frame.filename}:{frame.lineno}: {frame.line}" for frame in frames[-_FRAMES_MAX:]]
     what = traceback.format_exception_only(error)

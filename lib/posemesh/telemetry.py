@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 
     from posemesh.types import LeaseEnvelope
 
-__all__ = ("init", "init_from_env", "logger", "register_secret", "scrub", "task_span")
+__all__ = ("hears_debug", "init", "init_from_env", "logger", "register_secret", "scrub", "task_span")
 
 _NAMESPACE: Final = "posemesh"
+_DEBUG: Final = 10  # loguru's number of that level
 # Tokens come and go with each lease; the newest so many are known by their text, all others by their form.
 _PASSING_SECRETS_MAX: Final = 256
 # A shorter one would take words out of every line.
 _SECRET_CHARS_MIN: Final = 6
+# What a text must hold, in lower case, for the form to be looked for: most lines hold none.
 _FORMS: Final = (
-    (re.compile(r"(?i)\bbearer\s+[^\s\"'\\,;)\]}]+"), "Bearer ***"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a JSON Web Token
-    (re.compile(r"(?<![0-9a-fA-F])(?:0x)?[0-9a-fA-F]{64}(?![0-9a-fA-F])"), "***"),  # a private key in hex
+    ("bearer", re.compile(r"(?i)\bbearer\s+[^\s\"'\\,;)\]}]+"), "Bearer ***"),
+    ("eyj", re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a JSON Web Token
+    ("", re.compile(r"(?<![0-9a-fA-F])(?:0x)?[0-9a-fA-F]{64}(?![0-9a-fA-F])"), "***"),  # a private key in hex
 )
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line of others' making must stay one line
@@ -69,8 +71,10 @@ def scrub(text: str) -> str:
         known = [secret for secret in (*_lasting, *_passing) if secret in text]
     for secret in sorted(known, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "***")
-    for form, instead in _FORMS:
-        text = form.sub(instead, text)
+    lower = text.lower()
+    for sign, form, instead in _FORMS:
+        if sign in lower:
+            text = form.sub(instead, text)
     return text
 
 
@@ -82,6 +86,12 @@ def logger() -> Logger:
     if _installed is None:
         logger.disable(_NAMESPACE)
     return logger
+
+
+def hears_debug() -> bool:
+    """Whether a debug line could reach any sink, ours or a host's; where not, what it says need not be gathered."""
+    # Another version of loguru may keep it elsewhere: then it is gathered, and loguru decides.
+    return bool(getattr(getattr(logger(), "_core", None), "min_level", 0) <= _DEBUG)
 
 
 def init_from_env() -> None:

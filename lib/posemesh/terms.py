@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from posemesh.types import HeartbeatAnswer, LeaseEnvelope, TaskSpec
 
 __all__ = ("merge", "missing")
 
+R = TypeVar("R", LeaseEnvelope, TaskSpec)
+_TERMS: Final = tuple(field.name for field in fields(LeaseEnvelope) if field.name != "task")
+_TASK: Final = tuple(field.name for field in fields(TaskSpec))
 # What the answer to a heartbeat may say of the task besides (or instead of) the whole of it.
 _TASK_FIELDS: Final = ("job_id", "attempts", "max_attempts", "deps_remaining")
 
@@ -20,10 +23,10 @@ def merge(lease: LeaseEnvelope, answer: HeartbeatAnswer) -> LeaseEnvelope:
     A lease stays a lease of its task: an answer about another task, job or capability changes the terms
     (tokens, expiry, domain, cancel) but nothing of the task.
     """
-    terms = _present(answer, tuple(field.name for field in fields(lease) if field.name != "task"))
+    terms = _present(answer, _TERMS)
     if answer.access_token is not None:
         terms["access_token_expires_at"] = answer.access_token_expires_at  # the old one's says nothing of the new one
-    return replace(lease, **terms, task=_merge_task(lease.task, answer))
+    return _changed(lease, {**terms, "task": _merge_task(lease.task, answer)})
 
 
 def missing(lease: LeaseEnvelope | None) -> str | None:
@@ -37,8 +40,8 @@ def _merge_task(task: TaskSpec, answer: HeartbeatAnswer) -> TaskSpec:
     if not _same_task(task, answer):
         return task
     if answer.task is None:
-        return replace(task, **_present(answer, _TASK_FIELDS))
-    changes = _present(answer.task, tuple(field.name for field in fields(task)))
+        return _changed(task, _present(answer, _TASK_FIELDS))
+    changes = _present(answer.task, _TASK)
     if not answer.task.inputs_cids:
         del changes["inputs_cids"]  # absent or empty: it says nothing about the inputs
     return replace(task, **changes)
@@ -54,5 +57,10 @@ def _same_task(task: TaskSpec, answer: HeartbeatAnswer) -> bool:
 
 
 def _present(record: object, names: Sequence[str]) -> dict[str, Any]:
-    values = {name: getattr(record, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name in names if (value := getattr(record, name)) is not None}
+
+
+def _changed(record: R, values: dict[str, Any]) -> R:
+    """The record with ``values``, itself where it has them already: most answers say what is known."""
+    changes = {name: value for name, value in values.items() if getattr(record, name) != value}
+    return replace(record, **changes) if changes else record

@@ -18,12 +18,17 @@ from typing import IO, Any
 
 import pytest
 
-from .checks import wallet_of
+from .checks import lag, wallet_of
 from .network import Network
 
 PROGRAM = Path(__file__).parents[2] / "bin" / "posemesh-node"
 NOOP = "/posemesh/noop/v1"
 QUICK = {"POLL_BACKOFF_MS_MIN": "20", "POLL_BACKOFF_MS_MAX": "200"}
+
+
+def in_time(took: float, limit: float) -> bool:
+    """Whether ``took`` seconds are within ``limit``, or the machine is as slow just now as that."""
+    return took < limit or took < limit + lag()
 
 
 class NodeProcess:
@@ -70,6 +75,8 @@ class NodeProcess:
 
         with self._said:
             self._said.wait_for(found, within)
+            if found() is None:
+                self._said.wait_for(found, lag())
             line = found()
         assert line is not None, f"no line with {text!r} within {within} s:\n{self.output}"
         return line
@@ -81,6 +88,10 @@ class NodeProcess:
         """The exit code, once all output is read."""
         try:
             code = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            code = self._process.wait(lag())
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {within} s:\n{self.output[-3000:]}") from None
         self._reader.join(10)

@@ -33,6 +33,7 @@ class Task:
     capability: str
     inputs: list[str] = field(default_factory=list)
     outputs_prefix: str | None = None
+    meta: Any = field(default_factory=lambda: {"note": "é"})
     max_attempts: int = 3
     ttl: float | None = None
     cancel_at: int | None = None
@@ -206,7 +207,7 @@ class Dms:
 
     def _spec(self, task: Task) -> dict[str, Any]:
         spec: dict[str, Any] = {"id": task.id, "job_id": task.job_id, "capability": task.capability}
-        spec |= {"capability_filters": {}, "meta": {"note": "é"}, "inputs_cids": task.inputs, "priority": -3}
+        spec |= {"capability_filters": {}, "meta": task.meta, "inputs_cids": task.inputs, "priority": -3}
         spec |= {"label": "l", "stage": "s", "status": "leased", "mode": "dedicated", "billing_units": "1.5"}
         return spec | {
             "outputs_prefix": task.outputs_prefix,

@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from . import dds, dms, domain
+from .checks import lag
 
 __all__ = ("Answer", "Fault", "Network", "Request")
 
@@ -164,16 +165,23 @@ class Network:
         """The first true value of ``ready``, asked for after each thing that happens here."""
 
         try:
-            return asyncio.run_coroutine_threadsafe(self.until(ready, within), self._loop).result(within + 10)
+            return self._wait(ready, within)
+        except TimeoutError:
+            pass
+        try:
+            return self._wait(ready, lag())
         except TimeoutError:
             last = [f"{r.at:.3f} {r.kind} {r.task or ''} {r.status} {r.fault or ''}" for r in self.requests[-12:]]
             raise AssertionError(f"not within {within} s: {what}; last: {last}; wrong: {self.violations}") from None
 
+    def _wait(self, ready: Callable[[], T], within: float) -> T:
+        return asyncio.run_coroutine_threadsafe(self.until(ready, within), self._loop).result(within + 10)
+
     def quiet(self, seconds: float, unless: Callable[[], Any], what: str) -> None:
         """The scenario's own time passes, and ``unless`` stays false in it."""
         try:
-            self.wait(unless, seconds, what)
-        except AssertionError:
+            self._wait(unless, seconds)
+        except TimeoutError:
             return
         raise AssertionError(what)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import NOOP, World
+from .conftest import NOOP, World, in_time
 from .network import Fault, Request
 
 CAPABILITY = "/test/sleep/v1"
@@ -155,7 +155,7 @@ def test_services_whose_clocks_are_off(world: World, skew: float) -> None:
     node = world.node(SLEEPING.format(seconds=2))
     net.wait(lambda: task.state == "completed", 8, "completed")
     assert task.attempts == 1 and len(task.beats) <= 9
-    assert task.longest_gap < 1.5
+    assert in_time(task.longest_gap, 1.5)
     assert len(net.of("verify")) == 1
     node.stop()
 
@@ -171,7 +171,7 @@ def test_a_cancel_ends_the_task_at_once(world: World, at: int) -> None:
     net.wait(lambda: task.state == "canceled", 10, "the cancel was answered")
     since = time.monotonic()
     net.wait(lambda: after.state == "completed", 3, "the next task completed: the slot is free")
-    assert time.monotonic() - since < 1.5
+    assert in_time(time.monotonic() - since, 1.5)
     assert not net.of("complete", task.id) and not net.of("fail", task.id)
     if at == 1:
         assert "begun" not in node.output
@@ -210,7 +210,8 @@ def test_an_expired_lease_stops_its_runner_and_is_silent(world: World) -> None:
     net.fault = lambda request: Fault("500", status=500) if request.kind == "heartbeat" else None
     node = world.node(SEEN)
     node.wait_line("cancelled True")
-    assert 1.5 < time.monotonic() - task.leased_at < 2.6
+    took = time.monotonic() - task.leased_at
+    assert took > 1.5 and in_time(took, 2.6)
     beats = len(net.of("heartbeat"))
     assert 2 <= beats <= 14, "retried while the lease lasted, with backoff"
     net.quiet(0.8, lambda: len(net.of("heartbeat")) > beats or net.of("complete"), "nothing is sent under it")
@@ -315,7 +316,7 @@ def test_a_runner_that_ignores_its_cancellation_keeps_its_slot_and_shows(world: 
     began = time.monotonic()
     node.signal()
     assert node.wait(6) == 0
-    assert time.monotonic() - began < 5, "it does not delay the exit"
+    assert in_time(time.monotonic() - began, 5), "it does not delay the exit"
     assert not net.of("complete")
 
 
@@ -329,4 +330,4 @@ def test_a_runner_that_spins_on_after_its_cancel_does_not_delay_exit(world: Worl
     began = time.monotonic()
     node.signal()
     assert node.wait(8) == 0
-    assert time.monotonic() - began < 6
+    assert in_time(time.monotonic() - began, 6)

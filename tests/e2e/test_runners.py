@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -145,6 +146,7 @@ def test_a_killed_node_leaves_no_process(world: World) -> None:
     wait_until_gone(descendants)
 
 
+@pytest.mark.slow
 def test_a_thread_that_does_not_listen_is_given_up_and_keeps_its_slot(world: World) -> None:
     """Its capability is not asked for while it goes on; the others are."""
     net = world.net
@@ -160,6 +162,7 @@ def test_a_thread_that_does_not_listen_is_given_up_and_keeps_its_slot(world: Wor
     node.wait(15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["/bar/hang/v1", "/bar/inline/v1"])
 def test_a_cancelled_task_leaves_no_process_and_no_report(world: World, capability: str) -> None:
     net = world.net
@@ -176,3 +179,100 @@ def test_a_cancelled_task_leaves_no_process_and_no_report(world: World, capabili
     net.wait(lambda: after.state == "failed", 20, "the node goes on")
     assert not net.of("complete", task.id) and not net.of("fail", task.id)
     node.stop(10)
+
+
+STUBBORN = """
+    import asyncio, os, signal, time
+    import posemesh
+
+    node = posemesh.Node()
+
+    def say(task):
+        task.ctrl.log_event({"pid": os.getpid()})
+
+    @node.runner("/bar/hang/v1", executor="process")
+    def hang(task):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        say(task)
+        while True:
+            time.sleep(1000)
+
+    @node.runner("/bar/deaf/v1")
+    def deaf(task):
+        say(task)
+        time.sleep(1000)
+
+    @node.runner("/bar/swallow/v1")
+    async def swallow(task):
+        say(task)
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except BaseException:
+                pass
+
+    TRAP = '''trap "" TERM; printf '{{"event": {{"pid": %d}}}}\\\\n' $$; while :; do sleep 1; done'''
+    node.command("/bar/trap/v1", ["sh", "-c", TRAP])
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_node_leaves_in_time_whatever_its_runners_do(world: World, signals: int) -> None:
+    """At once, by a drain of no time or by the second signal; each task is failed back, and nothing is left."""
+    net = world.net
+    tasks = [net.dms.add(f"/bar/{name}/v1", max_attempts=1)[0] for name in ("hang", "deaf", "swallow", "trap")]
+    node = world.node(STUBBORN, MAX_CONCURRENCY=4, DRAIN_TIMEOUT_SECS=0 if signals == 1 else 100)
+    net.wait(lambda: all(told(task, "pid") for task in tasks), 30, "all have begun")
+    descendants = children(node._process.pid)
+    node.signal()
+    if signals == 2:
+        node.wait_line("told to stop: ")
+        node.signal()
+    assert node.wait(40) == 0
+    wait_until_gone(descendants)
+    for task in tasks:
+        assert task.reason == "node_shutdown: the node was told to stop", (task.capability, task.reason)
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "runners"
+LINES = b"pear\napple\nfig\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "capability", "meta", "data"),
+    [
+        ("process.py", "/examples/digest/v1", {"rounds": 3}, None),
+        ("command.py", "/examples/sort/v1", {}, b"apple\nfig\npear\n"),
+        (
+            "routed.py",
+            "/examples/reverse/v1",
+            {"runner_selector": {"matchLabels": {"size": "any"}}},
+            b"pear\nfig\napple\n",
+        ),
+        ("function.py", "/examples/count-words/v1", {}, None),
+        ("prepared.py", "/examples/squeeze/v1", {}, None),
+    ],
+)
+def test_an_example_does_its_task(world: World, file: str, capability: str, meta: Any, data: bytes | None) -> None:
+    net = world.net
+    [task] = net.dms.add(capability, inputs=[net.domain.add("lines", "txt", LINES)], meta=meta)
+    node = world.node((EXAMPLES / file).read_text())
+    net.wait(lambda: task.state in ("completed", "failed"), 30, "the task has ended")
+    assert task.state == "completed", task.reason
+    [(_, body)] = task.outcomes
+    [artifact] = body["meta"]["artifacts"]
+    expected = hashlib.sha256(hashlib.sha256(hashlib.sha256(LINES).digest()).digest()).hexdigest().encode()
+    if file in ("process.py", "command.py", "routed.py"):
+        assert net.domain.items[artifact["id"]].data == (data or expected)
+    node.stop(10)
+
+
+def test_a_task_that_no_runner_s_labels_meet_is_given_back_with_the_reason(world: World) -> None:
+    net = world.net
+    meta = {"runner_selector": {"matchLabels": {"size": "none"}}}
+    [task] = net.dms.add("/examples/reverse/v1", meta=meta, max_attempts=1)
+    node = world.node((EXAMPLES / "routed.py").read_text())
+    net.wait(lambda: task.state == "failed", 20, "it is given back")
+    assert task.reason.startswith("no_runner: no runner for capability /examples/reverse/v1")
+    assert "size" in task.reason
+    node.stop()

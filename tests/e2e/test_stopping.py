@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .conftest import NOOP, World
+from .conftest import NOOP, World, in_time
 from .network import Fault, Request
 from .test_keeping import CAPABILITY, SEEN, SLEEPING, SPINNING, STUBBORN
 
@@ -26,9 +26,9 @@ def test_a_running_task_ends_and_is_reported_before_the_exit(world: World) -> No
     assert node.get("/ready")[0] == 503
     net.wait(lambda: task.state == "completed", 4, "the task completed")
     assert node.wait(1.5) == 0
-    assert time.monotonic() - told < 4
+    assert in_time(time.monotonic() - told, 4)
     assert len(net.of("ask")) == asks and waiting.attempts == 0, "nothing new is leased"
-    assert task.attempts == 1 and task.longest_gap < 1.5
+    assert task.attempts == 1 and in_time(task.longest_gap, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_second_signal_cancels_at_once_and_fails_the_task(world: World, source
     net.wait(lambda: task.state == "failed", 5, "failed back")
     assert "node_shutdown" in task.reason
     assert node.wait(6) == 0
-    assert time.monotonic() - second < 5
+    assert in_time(time.monotonic() - second, 5)
     if "print" in source:
         assert "cancelled True" in node.output
 
@@ -63,7 +63,8 @@ def test_a_drain_that_takes_too_long_fails_what_is_left(world: World) -> None:
     node.signal()
     net.wait(lambda: task.state == "failed", 5, "failed back")
     assert "node_shutdown" in task.reason
-    assert 0.9 < time.monotonic() - told < 2
+    took = time.monotonic() - told
+    assert took > 0.9 and in_time(took, 2)
     assert node.wait(3) == 0
 
 
@@ -81,7 +82,7 @@ def test_a_third_signal_kills(world: World) -> None:
     third = time.monotonic()
     node.signal()
     assert node.wait(2) == -signal.SIGTERM
-    assert time.monotonic() - third < 1
+    assert in_time(time.monotonic() - third, 1)
 
 
 def test_a_lease_that_arrives_after_the_signal_is_failed_back(world: World) -> None:
@@ -119,7 +120,7 @@ def test_an_idle_node_is_gone_in_under_a_second(world: World, when: str) -> None
     told = time.monotonic()
     node.signal()
     assert node.wait(3) == 0
-    assert time.monotonic() - told < 1
+    assert in_time(time.monotonic() - told, 1)
 
 
 @pytest.mark.parametrize("phase", ["unreachable", "challenge", "register", "verify"])
@@ -136,7 +137,7 @@ def test_a_node_that_has_not_signed_in_stops_as_well(world: World, phase: str) -
     told = time.monotonic()
     node.signal()
     assert node.wait(3) == 0
-    assert time.monotonic() - told < 1
+    assert in_time(time.monotonic() - told, 1)
 
 
 @pytest.mark.slow
@@ -163,5 +164,5 @@ def test_signals_while_user_code_holds_its_loop(world: World) -> None:
     net.wait(lambda: len(task.beats) >= 2, 10, "the task runs")
     node.signal()
     net.wait(lambda: task.state == "completed", 5, "it completes")
-    assert task.longest_gap < 1.5
+    assert in_time(task.longest_gap, 1.5)
     assert node.wait(2) == 0

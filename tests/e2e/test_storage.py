@@ -139,8 +139,9 @@ def test_half_an_input_fails_the_task_and_leaves_nothing(world: World, tmp_path:
     )
     net.wait(lambda: task.state in ("completed", "failed"), 20, "the task ends")
     [(kind, report)] = task.outcomes
-    assert (kind, report["details"]["code"]) == ("fail", "runner_error" if short == "closed" else "bad_input"), report
-    assert (f"download of {item}" if short == "closed" else f"{size} bytes breaks off after") in report["reason"]
+    assert (kind, report["details"]["code"]) == ("fail", "bad_input"), report
+    assert report["reason"].startswith(f"bad_input: BadInput: download of {item}: ")
+    assert short == "closed" or f"{size} bytes breaks off after" in report["reason"]
     assert report["details"]["job"]["task_id"] == task.id and report["details"]["artifacts"] == []
     assert [request.kind for request in net.requests if request.service == "domain"] == ["fetch"]
     assert node.wait_line("left ") == "left []"

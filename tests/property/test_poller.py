@@ -260,7 +260,7 @@ class PollerRules(RuleBasedStateMachine):
         if census != self.told:
             if not self.room:
                 self.window = None
-            elif not self.had_room and not self.worked and not self.stopping:
+            elif not self.had_room and not self.worked and not self.stopping and not self.flight:
                 self._pause()
             self.had_room = self.room
             self.told = census

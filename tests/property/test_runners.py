@@ -344,7 +344,7 @@ class RunnerRules(RuleBasedStateMachine):
         offer, key = pick(self.offers), len(self.tasks) + 1
         older = [t.name for t in self.tasks.values() if t.claims]
         name = pick(older) if older and pick((True, False, False, False)) else f"task {key}"
-        ttl, timeout = pick((3600.0, 3600.0, 8.0)), pick(TIMEOUTS)
+        ttl, timeout = pick((3600.0, 8.0)), pick(TIMEOUTS)
         self.tasks[key] = Task(key, offer, name, timeout, ttl, self.now, self.now + ttl)
         made = envelope(capability=offer.capability, task_id=UUID(int=int(name.removeprefix("task "))))
         runner = "" if offer.runner == A else offer.runner
@@ -374,7 +374,7 @@ class RunnerRules(RuleBasedStateMachine):
         for _ in range(steps):
             if not pick(range(400)):
                 pick((self._drain, self._cancel))()
-            elif not pick(range(50)):
+            elif not pick(range(25)):
                 self._sleep(pick(STEPS), pick)
             elif self.open and pick(range(4)):
                 self._answer(pick)

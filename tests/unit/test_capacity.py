@@ -15,16 +15,16 @@ GPUS = Capacity([SMALL, BIG, FEW], {"gpu": 3})
 
 
 def claims(capacity: Capacity, *held: str) -> Claims:
-    """Leases 1, 2 … of those runners, each of a task of its own, none of them begun."""
+    """Leases 1, 2 … of those runners, each of a task of its own."""
     made = Claims(capacity)
     for key, runner in enumerate(held, 1):
         made.take(key, runner, f"task {key}")
     return made
 
 
-def begun(made: Claims, *keys: int, stuck: bool = False) -> Claims:
-    for key in keys:
-        made.note(key, waits=False, begun=True, stuck=stuck)
+def stuck(made: Claims, key: int) -> Claims:
+    """User code of that lease was told to stop and goes on."""
+    made.note(key, waits=False, stuck=True)
     return made
 
 
@@ -68,6 +68,7 @@ def test_how_many_more_can_begin_and_of_what(held: str, spare: int, with_room: t
     assert GPUS.spare(held.split(), 64) == spare
     assert GPUS.with_room(held.split()) == with_room
     assert GPUS.spare(held.split(), 1) == min(spare, 1)
+    assert GPUS.is_exceeded(held.split()) is (held.split() == ["few", "few", "few", "big", "small", "small"])
 
 
 def test_that_many_can_indeed_begin() -> None:
@@ -88,6 +89,7 @@ def test_where_no_runner_is_limited_nothing_is_counted() -> None:
     for none in (Capacity(), Capacity([FREE], {"gpu": 1})):
         assert not none.limited and none.fits("free", ["free"])
         assert none.spare(["free"], 8) is None and none.with_room(["free"]) is None
+        assert not none.is_exceeded(["free"] * 9)
 
 
 def test_two_runners_of_one_capability() -> None:
@@ -120,12 +122,10 @@ def test_first_come_first_served() -> None:
     assert [made.has_room(key) for key in (1, 2, 3, 4)] == [True, True, False, False], "ready or not, they come first"
     made.release(1)
     assert [made.has_room(key) for key in (2, 3, 4)] == [True, True, False]
-    begun(made, 4)
-    assert [made.has_room(key) for key in (2, 3)] == [True, False], "what has begun is not turned out"
 
 
 def test_one_that_waits_is_not_overtaken_by_one_that_wants_the_same() -> None:
-    made = begun(claims(GPUS, "small", "small", "big", "small", "few"), 1, 2)
+    made = claims(GPUS, "small", "small", "big", "small", "few")
     assert not made.has_room(3), "one gpu is free, and it needs two"
     assert not made.has_room(4), "it would take that one away"
     assert made.has_room(5), "it wants something else"
@@ -139,20 +139,19 @@ def test_a_task_that_is_leased_again_waits_for_the_end_of_its_first_lease() -> N
     made.take(2, "free", "other")
     made.take(3, "free", "same")
     assert made.has_room(1) and made.has_room(2) and not made.has_room(3)
-    begun(made, 1)
-    assert not made.has_room(3) and not made.is_hopeless(3)
-    begun(made, 1, stuck=True)
+    assert not made.is_hopeless(3)
+    stuck(made, 1)
     assert made.is_hopeless(3) and not made.is_hopeless(2)
     made.release(1)
     assert made.has_room(3) and not made.is_hopeless(3)
 
 
 def test_who_waits_for_what_does_not_stop_has_no_hope() -> None:
-    made = begun(claims(GPUS, "small", "small", "big", "small"), 1, 2)
+    made = claims(GPUS, "small", "small", "big", "small")
     assert not made.is_hopeless(3)
-    begun(made, 1, stuck=True)
+    stuck(made, 1)
     assert not made.is_hopeless(3), "the other one may end"
-    begun(made, 2, stuck=True)
+    stuck(made, 2)
     assert made.is_hopeless(3) and not made.is_hopeless(4)
 
 
@@ -170,20 +169,20 @@ def test_what_is_held_takes_room_from_the_moment_it_is_taken() -> None:
 def test_nothing_is_spare_while_one_waits() -> None:
     for made in (claims(GPUS, "big"), claims(Capacity(), "free")):
         before = made.room(64)
-        made.note(1, waits=True, begun=False, stuck=False)
+        made.note(1, waits=True, stuck=False)
         assert made.room(64) == (0, None) and made.waiting == {1}
-        made.note(1, waits=False, begun=True, stuck=False)
+        made.note(1, waits=False, stuck=False)
         assert made.room(64) == before and not made.waiting
-        made.note(1, waits=True, begun=False, stuck=False)
+        made.note(1, waits=True, stuck=False)
         made.release(1)
         assert not made.waiting
 
 
 def test_nothing_is_spare_while_one_will_have_to_wait() -> None:
-    made = begun(claims(GPUS, "big", "big"), 1)
+    made = claims(GPUS, "big", "big")
     assert made.room(64) == (0, None)
-    begun(made, 2)
-    assert made.room(64) == (2, ("/c/v1",)), "somebody let it begin"
+    made.release(1)
+    assert made.room(64) == (3, ("/a/v1", "/c/v1"))
     made = Claims()
     made.take(1, "free", "same")
     made.take(2, "free", "same")
@@ -194,6 +193,6 @@ def test_nothing_is_spare_while_one_will_have_to_wait() -> None:
 
 def test_a_lease_that_was_never_taken_holds_nothing() -> None:
     made = claims(GPUS)
-    made.note(7, waits=False, begun=False, stuck=False)
+    made.note(7, waits=False, stuck=True)
     made.release(7)
     assert made.room(64) == (5, None)

@@ -645,6 +645,17 @@ def test_a_task_that_waits_may_end_before_it_began() -> None:
         assert "StartRunner" not in names(stage(committed(2)))
 
 
+def test_what_ends_before_it_began_makes_room_before_its_end_is_recorded() -> None:
+    stage = limited()
+    begin(stage, 1, A)
+    begin(stage, 2, A, ttl=60.0)
+    begin(stage, 3, A)
+    stage.wait(1200.0)
+    stage(beat(2, cancel=True), finished(1))
+    assert stage.states()["2"] == "finishing"
+    assert [one.lease for one in stage(committed(1)) if isinstance(one, StartRunner)] == [3]
+
+
 def test_a_task_does_not_begin_under_a_lease_that_ran_out_while_it_waited() -> None:
     """The process slept; the first event after that is another lease's."""
     stage = limited()
@@ -693,6 +704,17 @@ def test_a_lease_does_not_wait_for_a_runner_that_is_held_by_user_code_that_does_
     stage.wait(10.0 + STOP_GRACE_SECS)
     stage(committed(1), accepted(1))
     assert "CommitOutcome" in names(begin(stage, 2, A)) and stage.states()["2"] == "finishing"
+
+
+def test_a_lease_that_ran_out_while_it_waited_is_not_given_back() -> None:
+    """The process slept: user code was found not to stop before anybody looked at the lease that waits for it."""
+    stage = limited()
+    begin(stage, 1, A, timeout=10.0)
+    stage(task(2, A, ttl=13.5), committed(2), beat(2, 13.5))
+    stage.wait(10.0)
+    stage.now += 4.0
+    ends = {one.lease: one.outcome for one in stage.engine.elapse(stage.now) if isinstance(one, CommitOutcome)}
+    assert ends[1].code == "timeout" and ends[2].kind == "lost"
 
 
 # -- Timeouts -------------------------------------------------------------------------------------------------------

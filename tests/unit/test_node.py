@@ -155,6 +155,14 @@ def test_options_that_do_not_fit_say_so(options: dict[str, Any], expected: str) 
         Node().runner(CAPABILITY, **options)(nothing)
 
 
+def test_a_decorator_without_its_brackets_is_refused() -> None:
+    """It gave back another decorator, and the runner was offered nowhere."""
+    with pytest.raises(TypeError, match=r'as in @node.runner\("/examples/hello/v1"\), got hello'):
+
+        @Node().runner  # type: ignore[arg-type]
+        async def hello(task: Any) -> None: ...
+
+
 def test_what_is_no_runner_is_refused() -> None:
     node = Node()
     with pytest.raises(TypeError, match="expected a runner"):

@@ -146,3 +146,8 @@ def test_token_attempt_delay() -> None:
 @pytest.mark.parametrize(("rounds", "base"), [(1, 10), (2, 20), (5, 160), (6, 300), (9999, 300)])
 def test_token_round_delay(rounds: int, base: float) -> None:
     assert bounds(lambda rng: policy.token_round_delay(rounds, rng)) == pytest.approx((base, base * 1.2))
+
+
+def test_patience_is_graded() -> None:
+    """A child is killed before its task is called unstoppable, and that is told before the node leaves."""
+    assert policy.CHILD_GRACE_SECS < policy.STOP_GRACE_SECS < policy.LEAVE_SECS

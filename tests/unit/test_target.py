@@ -138,6 +138,12 @@ def test_an_error_of_the_file_shows_its_line_and_not_ours() -> None:
     assert "hello" not in sys.modules
 
 
+def test_an_error_that_the_library_raises_shows_the_line_that_led_to_it() -> None:
+    """The last lines were the library's own, and there was nothing to mend in them."""
+    file = write("hello.py", "import posemesh", 'posemesh.Node().command("/a/v1", "ls -l")')
+    assert refusal("hello.py").splitlines()[1:] == [f'  {file}:3: posemesh.Node().command("/a/v1", "ls -l")']
+
+
 def test_a_missing_import_of_the_file_is_its_own_error() -> None:
     write("hello.py", "import not_installed_here")
     assert "No module named 'not_installed_here'" in refusal("hello.py")

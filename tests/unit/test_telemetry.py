@@ -117,6 +117,18 @@ def test_the_sinks_of_a_host_stay(capsys: pytest.CaptureFixture[str]) -> None:
     assert (len(lines(capsys)), seen) == (1, ["to both"])
 
 
+def test_debug_is_heard_where_any_sink_takes_it_also_one_that_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    telemetry.init(level="info")
+    assert not telemetry.hears_debug()
+    sink = telemetry.logger().add(lambda _: None, level="DEBUG")
+    assert telemetry.hears_debug()
+    telemetry.logger().remove(sink)
+    assert not telemetry.hears_debug()
+    with monkeypatch.context() as patch:
+        patch.setattr(telemetry, "logger", lambda: object())  # a loguru that keeps its levels elsewhere
+        assert telemetry.hears_debug()
+
+
 def test_a_registered_secret_is_taken_out_of_message_extras_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.register_secret(Secret("hunter2hunter2"))
     telemetry.init()

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
-from transitions import Event as TransitionEvent
 from transitions import Machine, Transition
 
 from posemesh.commands import Command
@@ -49,15 +48,18 @@ def _always(key: LeaseId) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tick(Generic[E]):
-    """One event and its time, in seconds: all that the machines of a hosted runtime know besides their own data."""
+    """One event and its time, in seconds: all that the machines of a hosted runtime know besides their own data.
+
+    Nobody changes it: not frozen, since each move has one, and a frozen one takes four times as long to make.
+    """
 
     event: E
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step(Tick[E]):
     """One event and all that a machine of a node may know besides its own data. ``now`` is monotonic, in seconds;
     ``has_room`` tells whether the task of that lease may begin beside the others.
@@ -93,7 +95,7 @@ class Subject:
     @property
     def deadline(self) -> float | None:
         """The earliest timer, None without one."""
-        return min(self.timers.values(), default=None)
+        return min(self.timers.values()) if self.timers else None
 
 
 S = TypeVar("S", bound=Subject)
@@ -131,8 +133,7 @@ class Edge:
         return (self.source,) if isinstance(self.source, State) else self.source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class Moved(NamedTuple):
     """One step of one machine, as it is logged and shown. ``dest`` equals ``source`` where the machine stayed."""
 
     machine: str
@@ -144,58 +145,39 @@ class Moved:
     at: float
 
 
-class _Firing:
-    """What one trigger leaves behind: the edge taken and the commands of its actions."""
-
-    __slots__ = ("commands", "edge", "step")
-
-    def __init__(self, step: Tick[Any]) -> None:
-        self.step = step
-        self.edge: Edge | None = None
-        self.commands: list[Command] = []
-
-
 class _Row(Transition):
-    """A row of ``transitions`` with the edge it was made from.
+    """A row of ``transitions`` from one state, with the edge it was made from and what is always told of it.
 
     Guards and actions are all an edge has, and every state is alike, so that the library's callbacks around a
     transition, its records of the event and its log are left out: they took nine tenths of an event's time.
     """
 
-    def __init__(self, *args: Any, edge: Edge, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, edge: Edge, state: State, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.edge = edge
+        self.state = state
+        self.told: tuple[str, str, str, str] = (state.value, edge.event.__name__, (edge.dest or state).value, edge.why)
+        self.story = "{} --{}--> {}".format(*self.told)
 
-    def take(self, subject: Any, firing: _Firing) -> bool:
-        """Take the edge if its guard holds."""
-        edge, step = self.edge, firing.step
-        if edge.when is not None and not edge.when(subject, step):
-            return False
-        firing.edge = edge
+    def take(self, subject: Any, step: Tick[Any]) -> list[Command]:
+        """Move ``subject``: the commands that follow."""
+        edge, commands = self.edge, []
         for action in edge.do:
-            match action(subject, step):
-                case None:
-                    pass
-                case Command() as command:
-                    firing.commands.append(command)
-                case commands:
-                    firing.commands.extend(commands)
+            done = action(subject, step)
+            if done is None:
+                continue
+            if isinstance(done, Command):
+                commands.append(done)
+            else:
+                commands.extend(done)
         if edge.dest is not None:
             subject.state = edge.dest
-        return True
-
-
-class _Trigger(TransitionEvent):
-    """An event of ``transitions``: its rows by the state they start from."""
-
-    def trigger(self, model: Any, *args: Any, firing: _Firing, **kwargs: Any) -> bool:
-        rows: Any = self.transitions.get(model.state.name, ())
-        return any(row.take(model, firing) for row in rows)
+            subject.since = step.now
+        return commands
 
 
 class _Machine(Machine):
     transition_cls = _Row
-    event_cls = _Trigger
 
 
 class Lifecycle(Generic[S]):
@@ -217,7 +199,6 @@ class Lifecycle(Generic[S]):
         self.subject = subject
         self.initial = initial
         self.ends = frozenset(ends)
-        self._takes = {(state, edge.event) for edge in table for state in edge.sources}
         self._machine = _Machine(
             model=None,
             states=states,
@@ -226,17 +207,19 @@ class Lifecycle(Generic[S]):
             auto_transitions=False,
         )
         for edge in table:
-            self._machine.add_transition(
-                edge.event.__name__,
-                list(edge.sources),
-                edge.dest,
-                edge=edge,
-            )
+            for state in edge.sources:
+                self._machine.add_transition(edge.event.__name__, state, edge.dest, edge=edge, state=state)
+        self._rows: dict[tuple[State, type[Event]], list[_Row]] = {
+            (state, event): rows
+            for event in {edge.event for edge in table}
+            for state in states
+            if (rows := cast(list[_Row], self._machine.events[event.__name__].transitions.get(state.name)))
+        }
 
     def check(self, subject: S | None, event: Event) -> None:
         """Raise IllegalTransition where ``subject`` (None: one that is still to be made) has no edge for ``event``."""
         state = self.initial if subject is None else subject.state
-        if (state, type(event)) not in self._takes:
+        if (state, type(event)) not in self._rows:
             story = () if subject is None else subject.story
             raise IllegalTransition(self.name, state.value, type(event).__name__, tuple(story))
 
@@ -246,29 +229,22 @@ class Lifecycle(Generic[S]):
         Raises IllegalTransition, with nothing changed, where the table has no row for the state and the event, and
         OperationRefused, one of its kind, where the row refuses it.
         """
-        trigger = type(step.event).__name__
-        source, firing = subject.state, _Firing(step)
-        event = self._machine.events.get(trigger)
+        event, source = type(step.event), subject.state
+        for row in self._rows.get((source, event), ()):
+            guard = row.edge.when
+            if guard is None or guard(subject, step):
+                break
+        else:
+            raise IllegalTransition(self.name, source.value, event.__name__, tuple(subject.story))
         try:
-            if event is None or not event.trigger(subject, firing=firing) or firing.edge is None:
-                raise IllegalTransition(self.name, source.value, trigger, tuple(subject.story))
+            commands = row.take(subject, step)
         except _Refusal as refusal:
-            raise OperationRefused(self.name, source.value, trigger, str(refusal), tuple(subject.story)) from None
-        if firing.edge.dest is not None:
-            subject.since = step.now
+            story = tuple(subject.story)
+            raise OperationRefused(self.name, source.value, event.__name__, str(refusal), story) from None
         if subject.state in self.ends:
             subject.timers.clear()
-        subject.story.append(f"{source} --{trigger}--> {subject.state}")
-        record = Moved(
-            machine=self.name,
-            key=subject.key,
-            source=source.value,
-            trigger=trigger,
-            dest=subject.state.value,
-            why=firing.edge.why,
-            at=step.now,
-        )
-        return firing.commands, record
+        subject.story.append(row.story)
+        return commands, Moved(self.name, subject.key, *row.told, step.now)
 
     def cells(self) -> Iterator[tuple[State, type[Event], tuple[Edge, ...]]]:
         """Every (state, event) of the table with its rows, in order."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from posemesh.errors import InvalidCid, StorageError
 from posemesh.outcomes import FailureCode
 from posemesh.telemetry import scrub
 from posemesh.types import JSON
 
-__all__ = ("Ending", "ending_of", "said")
+__all__ = ("Ending", "chain_of", "ending_of", "said")
 
 CHAIN_MAX = 8
 SAID_CHARS_MAX = 4000
 """A report that is too large is refused, and the reason lost with it."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,7 @@ def ending_of(error: BaseException | None, output: Sequence[str] = (), *, ready:
     """
     if error is None:
         return Ending()
-    details: dict[str, JSON] = {"chain": [said(each) for each in _causes(error)]}
+    details: dict[str, JSON] = {"chain": [*chain_of(error)]}
     if output:
         details["output"] = list(output)
     if isinstance(error, asyncio.CancelledError):
@@ -45,12 +50,22 @@ def ending_of(error: BaseException | None, output: Sequence[str] = (), *, ready:
     return Ending(code=code, message=said(error), details=details)
 
 
+def chain_of(error: BaseException) -> list[str]:
+    """The error, those of a group, and what they came of, each as :func:`said`, nearest first."""
+    return [said(each) for each in _causes(error)]
+
+
 def said(error: BaseException) -> str:
-    """The error in one line that may be sent: its type and text, cut and without secrets."""
-    text = str(error).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    """The error in words that may be sent: its type and text, cut, without secrets and control characters."""
+    try:
+        text = str(error).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    except Exception as problem:  # user code's own, and how a task ended is told all the same
+        text = f"(its text raised {type(problem).__name__})"
+    text = scrub(text)  # before it is cut, which may leave a part of a secret
     if len(text) > SAID_CHARS_MAX:
         text = f"{text[:SAID_CHARS_MAX]}…"
-    return scrub(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    text = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)  # some databases take no NUL, some terminals the rest
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _code(error: BaseException) -> FailureCode:
@@ -60,6 +75,9 @@ def _code(error: BaseException) -> FailureCode:
         return FailureCode.BAD_INPUT
     if isinstance(error, MemoryError):
         return FailureCode.OUT_OF_MEMORY
+    if isinstance(error, BaseExceptionGroup):  # of one mind, as where inputs are fetched at once
+        codes = {_code(each) for each in error.exceptions}
+        return codes.pop() if len(codes) == 1 else FailureCode.RUNNER_ERROR
     full = (errno.ENOSPC, errno.EDQUOT)
     if any(isinstance(each, OSError) and each.errno in full for each in _causes(error)):
         return FailureCode.DISK_FULL  # user code met it, in its workspace most likely
@@ -68,8 +86,15 @@ def _code(error: BaseException) -> FailureCode:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen and len(seen) < CHAIN_MAX:
+    coming: deque[BaseException] = deque((error,))
+    while coming and len(seen) < CHAIN_MAX:
+        current = coming.popleft()
+        if id(current) in seen:
+            continue
         seen.add(id(current))
         yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            coming.extend(current.exceptions)
+        cause = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if cause is not None:
+            coming.append(cause)

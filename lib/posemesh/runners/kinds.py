@@ -30,6 +30,7 @@ class _UserCode:
         self._ready = False
         self.name: Final = _name(target)
         self.has_check: Final = _is_object(target) and callable(getattr(target, "check", None))
+        self.has_teardown: Final = _is_object(target) and callable(getattr(target, "teardown", None))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -155,7 +156,7 @@ class BlockingRunner(_UserCode):
 
 
 UserRunner: TypeAlias = AsyncRunner | BlockingRunner
-"""``is_async`` tells which; ``has_check`` whether there is a check; ``name`` is the user's name for it."""
+"""``is_async`` tells which; ``has_check`` and ``has_teardown`` what there is; ``name`` is the user's name for it."""
 
 
 def user_runner(target: RunnerTarget) -> UserRunner:

@@ -61,14 +61,14 @@ class _Inputs:
         self._port = port
 
     async def get_bytes_by_cid(self, cid: str) -> bytes:
-        data: bytes = await self._port.call(GetBytes(cid=cid))
+        data: bytes = await self._port.call(GetBytes(cid=_text("an input's id", cid)))
         return data
 
     async def materialize_cid_to_temp(self, cid: str) -> Path:
         return (await self.materialize_cid_with_meta(cid)).path
 
     async def materialize_cid_with_meta(self, cid: str, *, extract: bool = False) -> MaterializedInput:
-        found: MaterializedInput = await self._port.call(Materialize(cid=cid, extract=extract))
+        found: MaterializedInput = await self._port.call(Materialize(cid=_text("an input's id", cid), extract=extract))
         return found
 
 
@@ -94,8 +94,9 @@ class _Upload:
             await self._port.call(AbortUpload(upload=upload))
 
     async def write(self, data: bytes) -> None:
-        for at in range(0, len(data), WRITE_BYTES_MAX):
-            piece = bytes(data[at : at + WRITE_BYTES_MAX])
+        whole = _bytes(data)
+        for at in range(0, len(whole), WRITE_BYTES_MAX):
+            piece = whole[at : at + WRITE_BYTES_MAX]
             await self._port.call(WriteUpload(upload=self._opened(), data=piece))
 
     def _opened(self) -> int:
@@ -123,13 +124,19 @@ class _Artifacts:
         data_type: str | None = None,
         data_id: str | None = None,
     ) -> str:
-        taken = Path(fspath(content)) if isinstance(content, PathLike) else bytes(content)
-        message = PutArtifact(rel_path=rel_path, content=taken, name=name, data_type=data_type, data_id=data_id)
+        taken = Path(fspath(content)) if isinstance(content, PathLike) else _bytes(content)
+        message = PutArtifact(
+            rel_path=_text("an artifact's path", rel_path),
+            content=taken,
+            name=name,
+            data_type=data_type,
+            data_id=data_id,
+        )
         found: str = await self._port.call(message)
         return found
 
     def open_multipart(self, rel_path: str) -> _Upload:
-        return _Upload(self._port, rel_path)
+        return _Upload(self._port, _text("an artifact's path", rel_path))
 
     async def uploaded_artifacts(self) -> tuple[Artifact, ...]:
         found: tuple[Artifact, ...] = await self._port.call(ListArtifacts())
@@ -166,6 +173,22 @@ class _Token:
     async def get(self) -> str:
         token = await self._port.call(GetToken())
         return str(token.reveal())
+
+
+def _text(what: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected {what} as text, got {type(value).__name__}")
+    return value
+
+
+def _bytes(data: object) -> bytes:
+    """``bytes()`` would make zeros of a number."""
+    if isinstance(data, bytes):
+        return data
+    try:
+        return bytes(memoryview(data))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"expected bytes, got {type(data).__name__}; encode text, and give a file as a Path") from None
 
 
 def _json(value: JSON) -> JSON:

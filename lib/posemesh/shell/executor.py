@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from posemesh.commands import (
@@ -69,17 +69,18 @@ class Executor:
         self._hosts: dict[LeaseId, TaskHost] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._callbacks: dict[int, asyncio.Future[AnswerCallback]] = {}
+        self._loop = asyncio.get_running_loop()
         self._closed = False
 
     def execute(self, command: Command) -> None:
         """Carry ``command`` out: at once where it is not answered, else as a task that posts its answer."""
         match command:
+            case CommitAccepted() | CommitOutcome():
+                self._commit(command)
             case Answered():
                 if isinstance(command, StartRunner):  # now, since a stop may follow in the same step
                     self._hosts[command.lease] = TaskHost(command, self._post, self._storage, self._metrics)
-                job = asyncio.ensure_future(self._answer(command))
-                self._jobs.add(job)
-                job.add_done_callback(self._jobs.discard)
+                self._begin(command)
             case AnswerCallback(request=request):
                 waiting = self._callbacks.pop(request, None)
                 if waiting is not None and not waiting.done():
@@ -120,16 +121,20 @@ class Executor:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
-    async def _answer(self, command: Answered) -> None:
+    def _begin(self, command: Answered, commit: Awaitable[None] | None = None) -> None:
+        job = self._loop.create_task(self._answer(command, commit))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    async def _answer(self, command: Answered, commit: Awaitable[None] | None) -> None:
         try:
-            event = await self._coroutine(command)
+            event = await (self._coroutine(command) if commit is None else self._committed(command, commit))
         except asyncio.CancelledError:
             if self._closed:
                 raise
             event = command.failed(Failure(message="cancelled"))
         except Exception as error:
-            logger().opt(exception=error).error(f"{type(command).__name__} failed")
-            event = command.failed(Failure(message=f"{type(error).__name__}: {error}"))
+            event = _failed(command, error)
         self._post(event)
 
     def _coroutine(self, command: Answered) -> Coroutine[Any, Any, Event]:
@@ -146,8 +151,6 @@ class Executor:
                 return self._network.offer(command)
             case StartRunner():
                 return self._run(command)
-            case CommitAccepted() | CommitOutcome():
-                return self._commit(command)
             case StoreSecret():
                 return self._store(command)
             case _:
@@ -165,11 +168,23 @@ class Executor:
         finally:
             del self._hosts[command.lease]
 
-    async def _commit(self, command: CommitAccepted | CommitOutcome) -> Event:
-        if isinstance(command, CommitAccepted):
-            await self._ledger.commit_accepted(command.lease, command.envelope)
+    def _commit(self, command: CommitAccepted | CommitOutcome) -> None:
+        try:
+            if isinstance(command, CommitAccepted):
+                commit = self._ledger.commit_accepted(command.lease, command.envelope)
+            else:
+                commit = self._ledger.commit_outcome(command.lease, command.outcome)
+        except Exception as error:
+            self._post(_failed(command, error))
+            return
+        if commit is None:
+            self._post(Committed(lease=command.lease))
         else:
-            await self._ledger.commit_outcome(command.lease, command.outcome)
+            self._begin(command, commit)
+
+    async def _committed(self, command: Answered, commit: Awaitable[None]) -> Event:
+        assert isinstance(command, CommitAccepted | CommitOutcome)
+        await commit
         return Committed(lease=command.lease)
 
     async def _store(self, command: StoreSecret) -> Event:
@@ -184,3 +199,8 @@ class Executor:
         if kept != command.secret:
             return SecretUnstored(request=command.request, problem="persist verify failed")
         return SecretStored(request=command.request, node_id=command.node_id)
+
+
+def _failed(command: Answered, error: Exception) -> Event:
+    logger().opt(exception=error).error(f"{type(command).__name__} failed")
+    return command.failed(Failure(message=f"{type(error).__name__}: {error}"))

@@ -14,6 +14,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from posemesh.errors import PosemeshError
 from posemesh.policy import service_time
@@ -228,7 +229,7 @@ class Http:
         alive: Callable[[], None] = lambda: None,
     ) -> T:
         where = f"{method} {_shown(url)}"
-        if self._wary and _leads_inside(urlsplit(url).hostname or ""):
+        if self._wary and _leads_inside(_host(url)):
             raise AddressRefused(f"{where}: link-local and metadata addresses are no domain server's")
         proxy = self._proxy(url)
         try:
@@ -277,12 +278,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _host(url: str) -> str:
+    """As the connection reads it: digits of any script are digits there."""
+    try:
+        return URL(url).host or ""
+    except ValueError:
+        return ""  # the request will say so
+
+
 def _leads_inside(host: str) -> bool:
     """Whether ``host`` is an address at which no server of the network can be. Loopback is another matter."""
+    text = host.partition("%")[0].rstrip(".")
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(text))  # 2852039166 is 169.254.169.254
+        except (OSError, ValueError):
+            return False
     if isinstance(address, ipaddress.IPv6Address):
         within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
         address = address.ipv4_mapped or address.sixtofour or within or address
@@ -297,7 +310,7 @@ def _sent(body: bytes | None) -> bytes | io.BytesIO | None:
 async def _read(stream: Any, limit: int) -> bytes | None:
     """The whole body, None where it is longer than ``limit``."""
     chunks, size = [], 0
-    async for chunk in stream.iter_any():
+    while chunk := await stream.readany():
         size += len(chunk)
         if size > limit:
             return None

@@ -4,6 +4,7 @@ keeps.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from posemesh.events import LeaseId
@@ -13,13 +14,13 @@ __all__ = ("Ledger", "MemoryLedger")
 
 
 class Ledger(Protocol):
-    """The first two return once the record will survive what this ledger promises to survive, and raise where it will
-    not.
+    """The first two are done once the record will survive what this ledger promises to survive, and raise where it will
+    not. They return None where that is at once, else what to wait for.
     """
 
-    async def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> None: ...
+    def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> Awaitable[None] | None: ...
 
-    async def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> None: ...
+    def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> Awaitable[None] | None: ...
 
     def settle(self, lease: LeaseId, ending: str) -> None:
         """Note how the outcome's delivery ended."""
@@ -37,10 +38,10 @@ class MemoryLedger:
         self._accepted: dict[LeaseId, LeaseEnvelope] = {}
         self._outcomes: dict[LeaseId, Outcome] = {}
 
-    async def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> None:
+    def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> None:
         self._accepted[lease] = envelope
 
-    async def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> None:
+    def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> None:
         self._accepted.pop(lease, None)
         if outcome.kind in ("completed", "failed"):
             self._outcomes[lease] = outcome

@@ -14,7 +14,7 @@ from posemesh.engine import Engine
 from posemesh.machines._kernel import Moved
 from posemesh.shell.clock import Clock
 from posemesh.snapshot import Ended
-from posemesh.telemetry import logger
+from posemesh.telemetry import hears_debug, logger
 from posemesh.types import TaskIdentity
 
 __all__ = ("Observer",)
@@ -43,6 +43,14 @@ class Observer:
 
     def moved(self, record: Moved) -> None:
         """A machine took an event."""
+        if hears_debug():
+            self._tell(record)
+        if self._readers:
+            for reader in tuple(self._readers):
+                reader.records.append(record)
+                reader.arrived.set()
+
+    def _tell(self, record: Moved) -> None:
         task = self._engine.identity(record.key) if record.key else None
         logger().debug(
             "{machine}: {source} --{trigger}--> {dest}: {why}",
@@ -53,10 +61,6 @@ class Observer:
             why=record.why,
             **_bound(task),
         )
-        if self._readers:
-            for reader in tuple(self._readers):
-                reader.records.append(record)
-                reader.arrived.set()
 
     def ended(self, record: Ended) -> None:
         """A lease is over: the one line each task gets."""

@@ -99,9 +99,13 @@ class ThreadOffload(HostOffload):
         self._loop.run_forever()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
-        # One more turn, so that what was cancelled is not left pending; user code that goes on is left alone.
+        # One more turn, so that what was cancelled is not left pending; user code that goes on is left alone. Its loop
+        # is not closed before its end: thrown away where it waits it may swallow that as well, and spin for ever.
         self._loop.call_soon(self._loop.stop)
         self._loop.run_forever()
+        while left := asyncio.all_tasks(self._loop):
+            with suppress(RuntimeError):  # closed once more
+                self._loop.run_until_complete(asyncio.wait(left))
         self._loop.close()
 
     def start(self, factory: Factory, ended: Callable[[BaseException | None], None]) -> Run:

@@ -49,6 +49,7 @@ class Artifacts:
         self._config = config
         self._report = report
         self._stored: dict[str, Artifact | None] = {}
+        self._paths: dict[tuple[str, ...], str] = {}
         self._sessions: set[UploadSession] = set()
         self._jobs: set[asyncio.Task[None]] = set()
         self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -61,6 +62,10 @@ class Artifacts:
     async def put(self, message: PutArtifact, task: tuple[str | None, str]) -> str:
         """Carry ``message`` out for the task of that outputs prefix and id. Raises UploadFailed."""
         named = self.named(message.rel_path, task, message.name, message.data_type)
+        if message.data_id is None:
+            self._claim(named, inferred=message.name is None)
+        elif not domain.valid_id(message.data_id):
+            raise UploadFailed(f"output {message.rel_path!r}: {message.data_id!r:.100} is no item's id")
         if isinstance(message.content, Path):
             with FileContent(message.content, f"upload of {named.logical_path}") as content:
                 return await self.store(named, content, message.data_id)
@@ -83,14 +88,23 @@ class Artifacts:
                 )
         return named
 
+    def _claim(self, named: ArtifactName, *, inferred: bool) -> None:
+        """One item for each path. Made from a path, a name may be another path's too: ``a/b`` and ``a_b`` give one."""
+        path = self._paths.setdefault(named[1:], named.logical_path)
+        if inferred and path != named.logical_path:
+            raise UploadFailed(
+                f"output {named.logical_path!r}: on the domain server its name, {named.name}, is that of {path!r} too; "
+                "choose another path, or a name of its own with put_domain_artifact"
+            )
+
     async def store(self, named: ArtifactName, content: Content, data_id: str | None = None) -> str:
         """Create or update, and remember it. Two puts of one path follow one another."""
         self._stored.setdefault(named.logical_path, None)
         async with self._one_at_a_time[named.logical_path]:
-            known = self._stored[named.logical_path] if data_id is None else None
-            if known is not None and (known.name, known.data_type) == named[1:]:
+            known = self._known(named) if data_id is None else None
+            if known is not None:
                 try:
-                    stored = await self._send(named, content, known.id)
+                    stored = await self._send(named, content, known)
                 except UploadFailed as error:
                     if error.status != 404:
                         raise
@@ -99,6 +113,11 @@ class Artifacts:
                 stored = await self._send(named, content, data_id)
             self.remember(named, stored)
             return stored
+
+    def _known(self, named: ArtifactName) -> str | None:
+        """The id of what this task has put there already, under that name."""
+        put = self._stored[named.logical_path]
+        return put.id if put is not None and (put.name, put.data_type) == named[1:] else None
 
     def remember(self, named: ArtifactName, data_id: str) -> None:
         """It is on the server."""
@@ -245,6 +264,7 @@ class Artifacts:
     def open(self, rel_path: str, task: tuple[str | None, str]) -> Writer:
         """A writer for one more artifact."""
         named = self.named(rel_path, task)
+        self._claim(named, inferred=True)
         self._stored.setdefault(named.logical_path, None)
         return Writer(self, named, Spool(self._workspace, self._offload, f"upload of {named.logical_path}"))
 
@@ -253,8 +273,7 @@ class Artifacts:
         info = await self._client.info()
         if info is not None and not info.multipart:
             return None
-        known = self._stored[named.logical_path]
-        existing = None if known is None else known.id
+        existing = self._known(named)
         try:
             return await self.begin(named, spool, None, existing, meter)
         except UploadFailed as error:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from posemesh.config import NodeConfig
-from posemesh.errors import StorageError, TaskStopped, WireError
+from posemesh.errors import BadInput, StorageError, TaskStopped, WireError
 from posemesh.secret import Secret
 from posemesh.shell.clock import Clock
 from posemesh.shell.http import AddressRefused, Http, Incoming, Reply, TransportError, is_loopback
@@ -24,6 +24,8 @@ __all__ = ("Call", "DomainClient", "Holder", "InfoCache")
 T = TypeVar("T")
 
 RETRIES_MAX = 3
+ROTATIONS_MAX = 3
+"""A request refused for its token goes out again with the next one at most so often: two may come during one upload."""
 BUSY = frozenset({429, 502, 503, 504})
 BACKOFF_SECS = 0.5
 RETRY_AFTER_MAX_SECS = 10.0
@@ -62,8 +64,9 @@ class Holder(Protocol):
 class Call:
     """One request. ``what`` begins its errors, which are of class ``error``.
 
-    An answer that ``streams`` is not asked for again once it has begun to arrive. What is ``parting`` goes out also for
-    a task that was told to stop, with the token at hand: no new one is waited for then.
+    An answer that ``streams`` is a download. Once it has begun to arrive it is not asked for again: where it breaks off
+    it is a BadInput. What is ``parting`` goes out also for a task that was told to stop, with the token at hand: no new
+    one is waited for then.
     """
 
     what: str
@@ -158,10 +161,10 @@ class DomainClient:
     async def send(self, call: Call, read: Callable[[Incoming], Awaitable[T]]) -> T:
         """Send ``call`` until it is answered, a bounded number of times, and return what ``read`` makes of a 2xx.
 
-        503 and its like and failed connections are tried again with backoff, a 401 once with a new token. Raises
-        ``call.error``, TaskStopped, and what ``read`` raises; TransportError of ``read`` is tried again too.
+        503 and its like and failed connections are tried again with backoff, a 401 with each new token. Raises
+        ``call.error``, BadInput, TaskStopped, and what ``read`` raises; TransportError of ``read`` is tried again too.
         """
-        retries, rotated, begun = 0, False, False
+        retries, rotations, begun = 0, 0, False
 
         async def begin(incoming: Incoming) -> T:
             nonlocal begun
@@ -175,8 +178,8 @@ class DomainClient:
                 return await self._once(call, token, begin)
             except _Answered as answered:
                 reply = answered.reply
-                if reply.status == 401 and not rotated and await self._rotated(token):
-                    rotated = True
+                if reply.status == 401 and rotations < ROTATIONS_MAX and await self._rotated(token):
+                    rotations += 1
                     continue
                 if reply.status not in BUSY or retries >= call.retries:
                     said = f": {reply.excerpt}" if reply.excerpt else ""
@@ -187,7 +190,9 @@ class DomainClient:
                 self.check()
                 if call.body is not None and call.body.failure is not None:
                     raise call.body.failure from error
-                if retries >= call.retries or begun or isinstance(error, AddressRefused):
+                if begun:
+                    raise BadInput(f"{call.what}: {error}") from error
+                if retries >= call.retries or isinstance(error, AddressRefused):
                     raise call.error(f"{call.what}: {error}") from error
             await asyncio.sleep(max(wait, BACKOFF_SECS * 2**retries * self._rng.uniform(0.8, 1.2)))
             retries += 1

@@ -118,7 +118,12 @@ class Inputs:
         url = domain.data_url(base, ref.domain_id, ids=ref.ids, name=ref.name, data_type=ref.data_type)
         call = Call(what=f"download of {cid}", method="GET", url=url, accept="multipart/form-data", streams=True)
         meter = Meter(self._report, cid, "in")
-        parts = await self._client.send(call, self._reading(call.what, receiver, meter, limit))
+        try:
+            parts = await self._client.send(call, self._reading(call.what, receiver, meter, limit))
+        except StorageError as error:
+            if error.status != 404:
+                raise
+            raise BadInput(str(error), 404) from error
         meter.end()
         return parts
 
@@ -126,6 +131,12 @@ class Inputs:
         self, what: str, receiver: _Receiver, meter: Meter, limit: int
     ) -> Callable[[Incoming], Awaitable[list[Part]]]:
         async def read(incoming: Incoming) -> list[Part]:
+            try:
+                return await take_apart(incoming)
+            except BadInput as error:
+                raise BadInput(f"{what}: {error}") from error
+
+        async def take_apart(incoming: Incoming) -> list[Part]:
             kind = incoming.headers.get("Content-Type")
             reader = MultipartReader(kind, header_bytes_max=self._config.header_bytes_max)
             parts: list[Part] = []
@@ -136,7 +147,7 @@ class Inputs:
                     if isinstance(event, Part):
                         left -= event.size
                         if left < 0:
-                            raise BadInput(f"{what}: it exceeds {limit} bytes; INPUT_BYTES_MAX sets the limit")
+                            raise BadInput(f"it exceeds {limit} bytes; INPUT_BYTES_MAX sets the limit")
                         meter.total = (meter.total or 0) + event.size
                         parts.append(event)
                         receiver.begin(event)
@@ -194,14 +205,18 @@ class Inputs:
 def _primary(cid: str, ref: ItemRef, parts: list[Part]) -> int:
     """Which part is the one that was asked for."""
     if not parts:
-        raise StorageError(f"input {cid}: the domain server has no such item", 404)
+        raise BadInput(f"input {cid}: the domain server has no such item", 404)
     if not ref.ids:
         return 0
+    found = [part.id.lower() for part in parts]
     wanted = [one.lower() for one in ref.ids]
-    for index, part in enumerate(parts):
-        if part.id.lower() in wanted:
-            return index
-    raise BadInput(f"input {cid}: the domain server answered with other items")
+    first = next((index for index, one in enumerate(found) if one in wanted), None)
+    if first is None:
+        raise BadInput(f"input {cid}: the domain server answered with other items")
+    missing = [one for one in wanted if one not in found]
+    if missing and ref.name is None and ref.data_type is None:
+        raise BadInput(f"input {cid}: the domain server has no item {missing[0]}", 404)
+    return first
 
 
 class _Memory:

@@ -117,6 +117,8 @@ class TaskStorage:
             ends.push_async_callback(self._abort)
 
     async def _abort(self) -> None:
+        if not self._writers:
+            return
         writers, self._writers = self._writers, {}
         failures = await asyncio.gather(*(writer.abort() for writer in writers.values()), return_exceptions=True)
         for failure in filter(None, failures):

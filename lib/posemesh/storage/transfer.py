@@ -143,6 +143,7 @@ class Outgoing:
             yield self._head
         try:
             while self._moved < self._count:
+                await asyncio.sleep(0)  # the socket may take some MB at once, and each piece is a wait for the disk
                 check()
                 piece = self._content.read(self._at + self._moved, min(PIECE_BYTES, self._count - self._moved))
                 if not piece:

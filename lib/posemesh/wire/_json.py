@@ -24,6 +24,8 @@ __all__ = ("BODY_BYTES_MAX", "decode", "encode", "parse_json", "parse_time", "pa
 
 T = TypeVar("T")
 
+_ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest answer that is read at all; a lease with all its inputs is a few kilobytes."""
 
@@ -59,7 +61,7 @@ def parse_json(body: bytes, what: str, *, limit: int = BODY_BYTES_MAX) -> Any:
 def encode(value: object, what: str) -> bytes:
     """``value`` as a JSON body. Raises :class:`WireError` for NaN, cycles, lone surrogates and what JSON cannot say."""
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError:
         raise WireError(f"{what} has no JSON form: a lone surrogate is no text") from None
     except (TypeError, ValueError, RecursionError) as error:
@@ -111,25 +113,32 @@ def _parse(decoder: msgspec.json.Decoder[T], body: bytes, what: str, limit: int)
         raise WireError(f"{what}: {error}") from None
 
 
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """The fields of a record of that class; of nothing else."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
 def _check(record: object, what: str, path: str) -> None:
     """What msgspec's types cannot say, field by field, also in records within the record."""
     if isinstance(record, list):
         for index, item in enumerate(record):
             _check(item, what, f"{path}[{index}]")
-    if not is_dataclass(record):
-        return
-    for field in fields(record):
-        value, place = getattr(record, field.name), f"{path}.{field.name}"
+    for name in _names(cast(Any, type(record))):
+        value = getattr(record, name)
         if value is None:
             continue
-        if isinstance(value, datetime) and value.tzinfo is None:
-            _refuse(what, "an RFC 3339 time with an offset", place)
-        if field.name in _RANGES and value not in _RANGES[field.name]:
-            numbers = _RANGES[field.name]
-            _refuse(what, f"an integer from {numbers.start} to {numbers.stop - 1}", place)
-        if field.name == "domain_server_url" and _url.origin_of(value) is None:
-            _refuse(what, "an absolute http or https URL", place)
-        _check(value, what, place)
+        if isinstance(value, datetime):
+            if value.tzinfo is None:
+                _refuse(what, "an RFC 3339 time with an offset", f"{path}.{name}")
+        elif name in _RANGES:
+            if value not in (numbers := _RANGES[name]):
+                _refuse(what, f"an integer from {numbers.start} to {numbers.stop - 1}", f"{path}.{name}")
+        elif name == "domain_server_url":
+            if _url.origin_of(value) is None:
+                _refuse(what, "an absolute http or https URL", f"{path}.{name}")
+        elif isinstance(value, list) or _names(cast(Any, type(value))):
+            _check(value, what, f"{path}.{name}")
 
 
 def _refuse(what: str, expected: str, place: str) -> NoReturn:

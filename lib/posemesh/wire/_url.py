@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ class Origin(NamedTuple):
         return self.scheme, self.host, self.effective_port
 
 
+@lru_cache(maxsize=256)
 def origin_of(url: str) -> Origin | None:
     """The origin of an absolute http(s) URL without userinfo; None for any other text."""
     if not _URL.fullmatch(url):

@@ -25,6 +25,7 @@ __all__ = (
     "input_path",
     "parse_cid",
     "same_origin",
+    "valid_id",
     "valid_name",
 )
 
@@ -59,6 +60,11 @@ def valid_name(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return 1 <= size <= _NAME_BYTES_MAX and not _FORBIDDEN.search(text)
+
+
+def valid_id(text: str) -> bool:
+    """Whether ``text`` may be an item's id and can be sent: it is not empty, and holds no control characters."""
+    return text != "" and not _CONTROL.search(text)
 
 
 def infer_artifact(outputs_prefix: str | None, rel_path: str, task_id: str) -> ArtifactName:

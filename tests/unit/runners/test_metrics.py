@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from random import Random
 from typing import Any
 
-from posemesh import outcomes
+from posemesh import Node, NodeConfig, outcomes
+from posemesh.devnet import Devnet, DevnetConfig
 from posemesh.runners import metrics
 from posemesh.runners.metrics import (
     MetricsBackend,
@@ -15,6 +18,7 @@ from posemesh.runners.metrics import (
     TaskOutcome,
     noop_metrics,
 )
+from posemesh.testing import LoopClock, run_virtual, simulated
 
 from .routing import Counting, logged
 
@@ -116,3 +120,60 @@ def test_labels() -> None:
     assert metrics.TaskOutcome is outcomes.TaskOutcome
     known = ["subprocess", "wasm", "container", "inline", "thread", "process", "command", "other"]
     assert [each.value for each in RunnerType] == known
+
+
+# --- A whole node -------------------------------------------------------------------------------------------------
+
+
+def worked(backend: MetricsBackend) -> dict[str, str]:
+    """The states of one task of each end, after a node that is counted by ``backend`` has left."""
+
+    async def main() -> dict[str, str]:
+        async with Devnet(DevnetConfig(), clock=LoopClock(), rng=Random(1)) as net:
+            settings = net.node_settings() | {"MAX_CONCURRENCY": "5"}
+            node = simulated(Node(NodeConfig.from_env(settings), metrics=backend))
+
+            @node.runner("/good/v1")
+            async def good(task: Any) -> None:
+                await task.output.put_bytes("a.bin", b"a")
+
+            @node.runner("/bad/v1")
+            async def bad(task: Any) -> None:
+                raise ValueError("no")
+
+            async def wait(task: Any) -> None:
+                await asyncio.Event().wait()
+
+            node.runner("/late/v1", timeout=5)(wait)
+            node.runner("/cancelled/v1")(wait)
+            node.runner("/left/v1")(wait)
+            await node.start()
+            jobs = {name: net.submit(f"/{name}/v1", max_attempts=1) for name in ("good", "bad", "late", "cancelled")}
+            left = net.submit("/left/v1", max_attempts=1)
+            await asyncio.sleep(60)
+            net.jobs.cancel(jobs["cancelled"], net.clock.wall())
+            await asyncio.sleep(60)
+            await node.stop(0)
+            return {name: net.jobs.job(job).state.value for name, job in (jobs | {"left": left}).items()}
+
+    return run_virtual(main(), limit=7200)
+
+
+ENDED = {"good": "completed", "bad": "failed", "late": "failed", "cancelled": "canceled", "left": "failed"}
+
+
+def test_all_that_a_node_starts_is_completed_once() -> None:
+    backend = Everything()
+    assert worked(backend) == ENDED
+    assert backend.started == ["inline"] * 5 == [kind for kind, _, _ in backend.completed]
+    assert sorted(backend.outcomes) == ["canceled", "canceled", "failure", "success", "timeout"]
+    assert backend.errors == []
+    counts = [said[1] for said in backend.said if said[0] == "active_tasks"]
+    assert max(counts) > 1 and counts[-1] == 0
+    assert ("bytes_uploaded", 1) in backend.said
+
+
+def test_a_node_works_whatever_its_backend_raises() -> None:
+    with logged() as lines:
+        assert worked(Broken()) == ENDED
+    assert len([line for line in lines if "Broken raised" in line]) == 1

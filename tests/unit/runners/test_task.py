@@ -226,3 +226,53 @@ def test_an_upload_of_unknown_size_is_aborted_by_an_exception(task: PortTask, po
     port.answers[AbortUpload] = StorageError("gone") if also_fails else None
     asyncio.run(main())
     assert port.called == [OpenUpload(rel_path="a"), AbortUpload(upload=7)]
+
+
+@pytest.mark.parametrize("data", [3, "text", [1, 2], None, 1.5])
+def test_what_is_no_bytes_is_refused_where_it_is_put(data: Any) -> None:
+    """`bytes(3)` is three zeros, which were uploaded."""
+
+    async def test() -> None:
+        port = Port()
+        task = PortTask(LEASE, port, lambda: Path("/w"))
+        with pytest.raises(TypeError, match="expected bytes, got"):
+            await task.output.put_bytes("a", data)
+        upload = task.output.open_multipart("a")
+        await upload.__aenter__()
+        with pytest.raises(TypeError, match="expected bytes, got"):
+            await upload.write(data)
+        assert port.called == [OpenUpload(rel_path="a")]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
+def test_whatever_holds_bytes_is_put(data: Any) -> None:
+    async def test() -> None:
+        port = Port()
+        await PortTask(LEASE, port, lambda: Path("/w")).output.put_bytes("a", data)
+        assert port.called == [PutArtifact(rel_path="a", content=b"abc")]
+
+    asyncio.run(test())
+
+
+def test_paths_and_ids_are_text() -> None:
+    """What is none was told as a broken process, or as an error from inside the library."""
+
+    async def test() -> None:
+        port = Port()
+        task = PortTask(LEASE, port, lambda: Path("/w"))
+        number: Any = 3
+        for call in (
+            lambda: task.output.put_bytes(number, b""),
+            lambda: task.output.put_file(number, "/x"),
+            lambda: task.input.get_bytes_by_cid(number),
+            lambda: task.input.materialize_cid_to_temp(number),
+        ):
+            with pytest.raises(TypeError, match=r"expected an (artifact's path|input's id) as text, got int"):
+                await call()
+        with pytest.raises(TypeError, match="expected an artifact's path as text, got int"):
+            task.output.open_multipart(number)
+        assert port.called == []
+
+    asyncio.run(test())

@@ -32,7 +32,7 @@ from posemesh.commands import (
     Warn,
 )
 from posemesh.errors import NodeStartError
-from posemesh.events import Committed, NoWork, RunnerFailed, RunnerFinished, SecretStored, SecretUnstored
+from posemesh.events import CommitFailed, Committed, NoWork, RunnerFailed, RunnerFinished, SecretStored, SecretUnstored
 from posemesh.runners.metrics import noop_metrics
 from posemesh.secret import Secret
 from posemesh.shell.executor import Executor
@@ -170,6 +170,26 @@ def test_commits_are_answered_when_they_are_on_record() -> None:
         assert ledger.unsettled() == (OUTCOME,)
         rig.executor.execute(SettleOutcome(lease=1, ending="delivered"))
         assert ledger.unsettled() == ()
+
+    virtually(test)
+
+
+def test_a_ledger_may_take_its_time_or_refuse_at_once() -> None:
+    class Slow:
+        async def commit_accepted(self, lease: int, envelope: object) -> None:
+            await asyncio.sleep(5)
+
+        def commit_outcome(self, lease: int, outcome: object) -> None:
+            raise OSError("the disk is full")
+
+    async def test() -> None:
+        rig = Rig(ledger=Slow())
+        rig.executor.execute(CommitAccepted(lease=1, envelope=ENVELOPE))
+        assert rig.posted == []
+        await asyncio.sleep(6)
+        assert rig.posted == [Committed(lease=1)]
+        rig.executor.execute(CommitOutcome(lease=1, outcome=OUTCOME))
+        assert rig.posted[1:] == [CommitFailed(lease=1, problem="OSError: the disk is full")]
 
     virtually(test)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from posemesh.shell.http import Http, Reply, TransportError, is_loopback
+from posemesh.shell.http import Http, Incoming, Reply, TransportError, is_loopback
 from posemesh.shell.offload import InlineOffload
 from posemesh.testing import EPOCH, LoopClock, run_virtual
 
@@ -247,6 +247,28 @@ def test_an_answer_that_does_not_come_in_time() -> None:
             assert error.sent
             assert "no answer within 7.5 s" in str(error)
             assert asyncio.get_running_loop().time() - began == pytest.approx(7.5)
+
+    with_http(handler, test)
+
+
+def test_an_exchange_may_take_long_as_long_as_something_moves() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    async def test(http: Http, url: str) -> None:
+        async def body(pause: float) -> AsyncIterator[bytes]:
+            for _ in range(4):
+                await asyncio.sleep(pause)
+                yield b"x"
+
+        async def send(pause: float) -> bytes:
+            read = Incoming.reply
+            reply = await http.exchange("PUT", url, read, body=body(pause), size=4, headers={}, idle=60.0)
+            return reply.body
+
+        assert await send(40.0) == b"xxxx"
+        with pytest.raises(TransportError, match="within 60 s of the last byte"):
+            await send(70.0)
 
     with_http(handler, test)
 

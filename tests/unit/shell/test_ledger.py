@@ -19,9 +19,9 @@ def outcome(kind: OutcomeKind) -> Outcome:
 def test_a_report_is_owed_until_it_is_settled(kind: OutcomeKind) -> None:
     async def main() -> None:
         ledger = MemoryLedger()
-        await ledger.commit_accepted(1, ENVELOPE)
+        ledger.commit_accepted(1, ENVELOPE)
         assert ledger.unsettled() == ()
-        await ledger.commit_outcome(1, outcome(kind))
+        ledger.commit_outcome(1, outcome(kind))
         assert ledger.unsettled() == (outcome(kind),)
         ledger.settle(1, "delivered")
         ledger.settle(1, "delivered")
@@ -34,7 +34,7 @@ def test_a_report_is_owed_until_it_is_settled(kind: OutcomeKind) -> None:
 def test_what_is_not_reported_is_not_owed(kind: OutcomeKind) -> None:
     async def main() -> None:
         ledger = MemoryLedger()
-        await ledger.commit_outcome(1, outcome(kind))
+        ledger.commit_outcome(1, outcome(kind))
         assert ledger.unsettled() == ()
 
     asyncio.run(main())
@@ -44,7 +44,7 @@ def test_two_leases_of_one_task_are_two() -> None:
     async def main() -> None:
         ledger = MemoryLedger()
         for lease in (1, 2):
-            await ledger.commit_outcome(lease, outcome(OutcomeKind.COMPLETED))
+            ledger.commit_outcome(lease, outcome(OutcomeKind.COMPLETED))
         ledger.settle(1, "refused")
         assert len(ledger.unsettled()) == 1
 

@@ -261,6 +261,32 @@ asyncio.run(main())
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=20)
 
 
+def test_a_coroutine_that_swallows_everything_does_not_keep_the_process() -> None:
+    """Its loop was closed under it; what awaits there raises, is swallowed, and awaits again, for ever."""
+    program = """
+import asyncio, threading
+from posemesh.shell.offload import ThreadOffload
+
+async def main():
+    offload, begun = ThreadOffload(), threading.Event()
+
+    async def work():
+        while True:
+            try:
+                begun.set()
+                await asyncio.sleep(1000)
+            except BaseException:
+                pass
+
+    offload.start(work, lambda error: None)
+    await offload.call(begun.wait)
+    offload.close()
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=20)
+
+
 def test_threads_of_user_code_take_turns() -> None:
     async def test(offload: Offload) -> None:
         running, most, lock = 0, 0, threading.Lock()
@@ -281,3 +307,23 @@ def test_threads_of_user_code_take_turns() -> None:
         assert 1 <= most <= 32
 
     with_offload(ThreadOffload, test)
+
+
+def test_user_code_starts_programs_on_the_runners_loop() -> None:
+    """A loop beside the main thread's has to hear of a child's end too."""
+    found: list[object] = []
+
+    async def work() -> None:
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(5)", stdout=subprocess.PIPE)
+        found.append((await child.communicate())[0].strip())
+        found.append(child.returncode)
+
+    async def main() -> None:
+        offload = ThreadOffload()
+        ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        offload.start(work, ended.set_result)
+        found.append(await ended)
+        offload.close()
+
+    asyncio.run(main())
+    assert found == [b"5", 0, None]

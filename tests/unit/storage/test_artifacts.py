@@ -184,6 +184,23 @@ def test_what_is_too_large_for_a_request_goes_in_parts_also_without_info(put: Pu
     with_net(test, net={"request_max_bytes": 1000, "part_size_bytes": 2000})
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["no-limit", "no-info"])
+def test_what_nobody_likes_to_send_twice_goes_in_parts(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.storage.artifacts.SINGLE_BYTES_MAX", len(LARGE) - 1)
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def fault(request: web.Request) -> web.StreamResponse | None:
+            return web.Response(status=404) if request.path == "/api/v1/info" and not told else None
+
+        net.faults = fault
+        assert net.get_data(await put_bytes(rig, LARGE)) == LARGE
+        assert "POST data" not in methods(net)
+        await rig.task.output.put_bytes("b.bin", LARGE[:-1])
+        assert methods(net)[-1] == "POST data"
+
+    with_net(test, net={"part_size_bytes": 300 * KB})
+
+
 @PUTS
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"{}", b'{"data": []}', b'{"data": [{"id": 5}]}', b"\xff"])
 @pytest.mark.parametrize("stored", [False, True])
@@ -245,6 +262,53 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
         assert not net.requests
 
     with_net(test)
+
+
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("key", ["", "\n", 'x"\r\nX: y', "\ud800"])
+def test_an_id_that_is_none_sends_nothing(key: str, data: bytes) -> None:
+    """It was told as a WireError, of which user code is told nothing."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        with pytest.raises(UploadFailed, match="output 'a.bin': .* is no item's id"):
+            await rig.task.output.put_domain_artifact("a.bin", data, data_id=key)
+        assert not net.requests and not rig.storage.artifacts
+
+    with_net(test, net=IN_PARTS)
+
+
+def test_two_paths_with_one_name_do_not_replace_each_other() -> None:
+    """The second found its name taken, as a second attempt does, and updated what the first had put."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        output = rig.task.output
+        first = await output.put_bytes("a/b.txt", b"first")
+        with pytest.raises(UploadFailed, match="output 'o/a_b.txt': .* is that of 'o/a/b.txt' too"):
+            await output.put_bytes("a_b.txt", b"second")
+        with pytest.raises(UploadFailed, match="choose another path"):
+            async with output.open_multipart("a b.txt") as part:
+                await part.write(b"third")
+        assert await output.put_bytes("a/b.txt", b"again") == first
+        assert await output.put_domain_artifact("a_b.txt", b"second", name="a_b") != first
+        assert net.get_data(first) == b"again"
+        # Who names an item means it.
+        name = rig.storage.artifacts[0].name
+        assert await output.put_domain_artifact("b.txt", b"named", name=name, data_type="txt_data") == first
+        assert await output.put_domain_artifact("c.txt", b"by id", data_id=first) == first
+
+    with_net(test, task={"outputs_prefix": "o"})
+
+
+@SIZES
+def test_what_a_path_had_under_another_name_stays(data: bytes) -> None:
+    """A stream of more than a request updated it, whatever it was called; a smaller one did not."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        named = await rig.task.output.put_domain_artifact("a.bin", b"model", name="model", data_type="mesh")
+        assert await open_multipart(rig, data) != named
+        assert net.get_data(named) == b"model"
+
+    with_net(test, net=IN_PARTS)
 
 
 def test_an_item_is_updated_by_its_id() -> None:

@@ -16,10 +16,18 @@ from aiohttp import web
 from posemesh.devnet import Devnet
 from posemesh.errors import StorageError, TaskStopped
 from posemesh.secret import Secret
-from posemesh.storage.client import INFO_WAIT_SECS, RETRIES_MAX, ROTATION_SECS, TIME_SECS, InfoCache
+from posemesh.storage.client import (
+    INFO_WAIT_SECS,
+    RETRIES_MAX,
+    RETRY_AFTER_MAX_SECS,
+    ROTATION_SECS,
+    ROTATIONS_MAX,
+    TIME_SECS,
+    InfoCache,
+)
 from posemesh.testing.clock import EPOCH
 
-from .rig import ITEM, Rig, envelope, with_net, with_server
+from .rig import ITEM, TASK, Rig, envelope, with_net, with_server
 from .test_artifacts import IN_PARTS, LARGE, open_multipart, put_bytes, put_file
 from .test_inputs import answering, multipart, part
 
@@ -73,7 +81,7 @@ def test_a_token_that_rotates_before_any_request_is_used_at_once(put: Callable[.
     with_net(test, net=IN_PARTS | {"part_size_bytes": 10**7})
 
 
-def test_a_401_waits_briefly_for_a_new_token_and_is_tried_again_once() -> None:
+def test_a_401_waits_briefly_for_a_new_token_each_time() -> None:
     tokens = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -88,12 +96,40 @@ def test_a_401_waits_briefly_for_a_new_token_and_is_tried_again_once() -> None:
         assert caught.value.status == 401 and tokens == ["Bearer t"]
         assert ROTATION_SECS <= loop.time() - began < ROTATION_SECS + 0.5
         loop.call_later(0.5, lambda: renew(rig, "u"))
-        loop.call_later(1.0, lambda: renew(rig, "v"))
+        loop.call_later(1.0, lambda: renew(rig, "v"))  # one that comes before the first is accepted is no end
         with pytest.raises(StorageError):
             await get(rig)
-        assert tokens[1:] == ["Bearer t", "Bearer u"]
+        assert tokens[1:] == ["Bearer t", "Bearer u", "Bearer v"]
+        assert ROTATION_SECS + 1 <= loop.time() - began - ROTATION_SECS < ROTATION_SECS + 1.5
+        assert rig.holder.envelope.access_token == Secret("v")
 
     with_server(answer, test)
+
+
+def test_tokens_that_are_refused_one_after_another_have_an_end() -> None:
+    asked = []
+
+    async def test(rig: Rig) -> None:
+        with pytest.raises(StorageError, match="401"):
+            await get(rig)
+        assert len(asked) == ROTATIONS_MAX + 1
+        asked.clear()
+        with pytest.raises(StorageError, match="401"):
+            await put_bytes(rig, b"x")
+        assert len(asked) == ROTATIONS_MAX + 1
+
+    async def main(rig: Rig) -> None:
+        rigs.append(rig)
+        await test(rig)
+
+    rigs: list[Rig] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        renew(rigs[0], f"token {len(asked)}")
+        return web.Response(status=401)
+
+    with_server(answer, main)
 
 
 def test_an_expired_token_is_not_sent() -> None:
@@ -246,13 +282,15 @@ def test_a_busy_server_is_asked_again(status: int) -> None:
     async def answer(request: web.Request) -> web.Response:
         times.append(asyncio.get_running_loop().time())
         if len(times) <= RETRIES_MAX:
-            return web.Response(status=status, headers={"Retry-After": "3"} if len(times) == 2 else {})
+            wait = [None, "3", "86400"][len(times) - 1]
+            return web.Response(status=status, headers={} if wait is None else {"Retry-After": wait})
         return multipart(part(b"x"))
 
     async def test(rig: Rig) -> None:
         assert await get(rig) == b"x"
         pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
-        assert 0.4 <= pauses[0] <= 0.7 and 3 <= pauses[1] <= 3.1 and 1.6 <= pauses[2] <= 2.5
+        assert 0.4 <= pauses[0] <= 0.7 and 3 <= pauses[1] <= 3.1
+        assert RETRY_AFTER_MAX_SECS <= pauses[2] <= RETRY_AFTER_MAX_SECS + 0.1, "not for as long as it likes"
 
     with_server(answer, test)
 
@@ -325,12 +363,17 @@ def test_a_token_does_not_travel_in_the_clear(url: str, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:169.254.1.1]", "0.0.0.0"]
-)
+    "host",
+    ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:169.254.1.1]", "0.0.0.0",
+     "[64:ff9b::169.254.169.254]", "[2002:a9fe:a9fe::1]"],
+)  # fmt: skip
 def test_addresses_that_are_no_servers_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = host.strip("[]")
     family = socket.AF_INET6 if ":" in plain else socket.AF_INET
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: [(family, 1, 6, "", (plain, 443))])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: [
+        (socket.AF_INET, 1, 6, "", ("192.0.2.1", 443)),  # one that is fit does not make up for it
+        (family, 1, 6, "", (plain, 443)),
+    ])  # fmt: skip
 
     async def test(rig: Rig) -> None:
         for url in (f"https://{host}", "https://named.example"):
@@ -339,6 +382,21 @@ def test_addresses_that_are_no_servers_are_refused(host: str, monkeypatch: pytes
             with pytest.raises(StorageError, match="link-local"):
                 await get(rig)
             assert asyncio.get_running_loop().time() == began, "and not tried again"
+
+    with_server(answering(), test)
+
+
+@pytest.mark.parametrize(
+    "host", ["2852039166", "169.254.43518", "0251.0376.0251.0376", "169.254.169.254.", "\u246069.254.169.254", "0"]
+)
+def test_an_address_in_another_form_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits of another script became an address on the way to the connection, behind the look at it."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: pytest.fail("it needs no name server"))
+
+    async def test(rig: Rig) -> None:
+        rig.holder.envelope = envelope(f"https://{host}")
+        with pytest.raises(StorageError, match="link-local"):
+            await get(rig)
 
     with_server(answering(), test)
 
@@ -394,6 +452,46 @@ def test_what_a_server_says_of_uploads_is_asked_once_a_minute() -> None:
         assert [request.path for request in net.requests].count("/api/v1/info") == 2
 
     with_net(test)
+
+
+@pytest.mark.parametrize(("status", "asked"), [(404, 1), (503, 2), (403, 2)])
+def test_a_server_that_tells_nothing_is_asked_again_unless_it_has_nothing_to_tell(status: int, asked: int) -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def fault(request: web.Request) -> web.StreamResponse | None:
+            return web.Response(status=status) if request.path == "/api/v1/info" else None
+
+        net.faults = fault
+        for _ in range(2):
+            await put_bytes(rig, LARGE)
+        assert [request.path for request in net.requests].count("/api/v1/info") == asked
+
+    with_net(test)
+
+
+def test_every_request_names_the_client() -> None:
+    """Weakness 37 of the reference: uploads did not, and downloads by another name for each task."""
+    seen = set()
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        async def note(request: web.Request) -> web.StreamResponse | None:
+            assert request.headers.get("posemesh-client-id") == "c-1", request.path
+            step = [key for key in ("uploads", "partNumber", "uploadId", "name", "ids") if key in request.query]
+            seen.add(f"{request.method} {''.join(step[:1]) or request.path.rpartition('/')[2]}")
+            return None
+
+        net.faults = note
+        net.put_data(f"a_bin_{TASK}", "bin_data", b"of an earlier attempt")
+        for data in (b"small", LARGE):
+            key = await put_bytes(rig, data)
+        await rig.task.input.get_bytes_by_cid(key)
+        with pytest.raises(StorageError, match="400"):
+            await rig.task.input.get_bytes_by_cid("no_name_of_the_domain")
+
+    with_net(test, net=IN_PARTS)
+    assert seen == {
+        "POST data", "GET name", "PUT data", "GET info",
+        "POST uploads", "PUT partNumber", "POST uploadId", "GET ids",
+    }  # fmt: skip
 
 
 def test_a_small_artifact_is_one_request() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 import tracemalloc
 import zipfile
@@ -118,10 +119,29 @@ def test_an_input_that_is_none_sends_nothing(cid: str) -> None:
 @pytest.mark.parametrize("cid", [str(UUID(int=1)), "no_such_name", "no such? name"])
 def test_an_input_that_is_not_there(cid: str) -> None:
     async def test(rig: Rig, net: Devnet) -> None:
-        with pytest.raises(StorageError) as caught:
+        with pytest.raises(StorageError, match=re.escape(cid)) as caught:
             await rig.task.input.materialize_cid_to_temp(cid)
         assert caught.value.status in (400, 404)
+        assert isinstance(caught.value, BadInput) == (caught.value.status == 404)
         assert not rig.files
+
+    with_net(test)
+
+
+def test_of_several_items_none_may_be_missing() -> None:
+    """What was there passed for the whole input."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        keys = [net.put_data(name, "t", name.encode()) for name in ("one", "two")]
+        path = f"/api/v1/domains/{net.domain_id}/data?ids={','.join(keys)}"
+        found = await rig.task.input.materialize_cid_with_meta(path)
+        assert found.name == "one" and [file.name for file in found.related_files] == ["two.t"]
+        absent = str(UUID(int=1))
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput, match=f"no item {absent}"):
+                await call(f"{path},{absent}")
+        # With a name the server is asked for those of the ids that have it.
+        assert await rig.task.input.get_bytes_by_cid(f"{path},{absent}&name=two") == b"two"
 
     with_net(test)
 
@@ -144,6 +164,14 @@ def test_the_item_asked_for_is_the_primary_one_wherever_it_comes() -> None:
         assert found.domain_id == str(DOMAIN)
 
     with_server(answering(part(b"other", key="o"), part(b"mine", name="m"), part(b"third", key="p")), test)
+
+
+@pytest.mark.parametrize("cid", [ITEM, "/data?name=n"])
+def test_of_several_parts_the_bytes_are_those_of_the_first(cid: str) -> None:
+    async def test(rig: Rig) -> None:
+        assert await rig.task.input.get_bytes_by_cid(cid) == b"first"
+
+    with_server(answering(part(b"first"), part(b"second")), test)
 
 
 def test_parts_of_one_name_do_not_overwrite_each_other() -> None:
@@ -235,7 +263,7 @@ def test_a_download_that_is_cut_is_not_asked_for_again_and_leaves_nothing() -> N
 
     async def test(rig: Rig) -> None:
         for _ in range(2):
-            with pytest.raises(StorageError):
+            with pytest.raises(BadInput, match=f"download of {ITEM}: "):
                 await rig.task.input.materialize_cid_to_temp(ITEM)
             assert not rig.files
         assert len(asked) == 2
@@ -248,7 +276,7 @@ def test_limits() -> None:
         small, large = net.put_data("a", "t", b"x" * 1000), net.put_data("b", "t", b"x" * 1001)
         for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
             await call(small)
-            with pytest.raises(BadInput, match="exceeds 1000 bytes"):
+            with pytest.raises(BadInput, match=f"download of {large}: it exceeds 1000 bytes"):
                 await call(large)
         await rig.task.input.materialize_cid_to_temp(small)
         with pytest.raises(DiskFull, match="WORKSPACE_BYTES_MAX"):
@@ -256,6 +284,38 @@ def test_limits() -> None:
         assert len(rig.files) == 2
 
     with_net(test, input_bytes_max=1000, workspace_bytes_max=2500)
+
+
+def test_the_parts_of_an_input_share_its_limit() -> None:
+    async def test(rig: Rig) -> None:
+        for call in (rig.task.input.get_bytes_by_cid, rig.task.input.materialize_cid_to_temp):
+            with pytest.raises(BadInput, match="exceeds 1000 bytes"):
+                await call("/data?name=n")
+        assert not rig.files
+
+    with_server(answering(part(b"x" * 600), part(b"y" * 600)), test, input_bytes_max=1000)
+
+
+def test_a_download_under_way_ends_with_its_task() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "multipart/form-data; boundary=B"})
+        await response.prepare(request)
+        whole = part(b"x" * 100) + b"--B--\r\n"
+        await response.write(whole[:-50])
+        await asyncio.sleep(5)
+        await response.write(whole[-50:])
+        return response
+
+    async def test(rig: Rig) -> None:
+        def stop() -> None:
+            rig.holder.cancelled = True
+
+        asyncio.get_running_loop().call_later(2, stop)
+        with pytest.raises(TaskStopped):
+            await rig.task.input.materialize_cid_to_temp(ITEM)
+        assert not rig.files
+
+    with_server(answer, test)
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

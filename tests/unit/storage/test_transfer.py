@@ -46,6 +46,26 @@ def test_a_body_can_be_read_again(tmp_path: Path, size: int) -> None:
     run_virtual(main())
 
 
+def test_the_loop_has_its_turn_between_two_pieces(tmp_path: Path) -> None:
+    """A socket takes some MB at once: that much was read in one go, however slow the disk was."""
+    (tmp_path / "file").write_bytes(bytes(10 * PIECE_BYTES))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        turns = [0]
+
+        def turn() -> None:
+            turns.append(0)
+            loop.call_soon(turn)
+
+        turn()
+        with FileContent(tmp_path / "file", "upload") as file:
+            seen = [len(turns) async for _ in Outgoing(file).pieces(nothing)]
+        assert len(set(seen)) == 10
+
+    run_virtual(main())
+
+
 def test_moves_are_told_once_a_second() -> None:
     async def main() -> None:
         moves: list[Any] = []

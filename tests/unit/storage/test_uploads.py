@@ -138,6 +138,31 @@ def test_a_session_that_goes_away(put: Put, status: int) -> None:
         with_net(test, net=IN_PARTS)
 
 
+@pytest.mark.parametrize("status", [400, 404, 409, 410])
+def test_a_completion_whose_answer_was_lost(status: int) -> None:
+    """What a server says of a session that is complete already differs."""
+
+    async def test(rig: Rig, net: Devnet) -> None:
+        finished: list[str] = []
+
+        async def again(request: web.Request) -> web.StreamResponse | None:
+            if request.method == "POST" and "uploadId" in request.query:
+                finished.append(request.query["uploadId"])
+                if finished.count(finished[-1]) == 2:
+                    return web.Response(status=status)
+            return None
+
+        async def lose(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse | None:
+            return None if len(finished) == 1 else answer
+
+        net.faults, net.replies = again, lose
+        key = await put_file(rig, LARGE)
+        assert net.get_data(key) == LARGE and len(net.domain.items) == 1
+        assert len(finished) == (3 if status == 409 else 2)
+
+    with_net(test, net=IN_PARTS)
+
+
 def test_a_name_taken_at_the_end_of_a_session_is_updated_in_another() -> None:
     async def test(rig: Rig, net: Devnet) -> None:
         key = ""

@@ -155,6 +155,14 @@ def test_a_size_that_is_wrong(size: int | str) -> None:
         read(TYPE, part(b"abc", size=size) + b"--B--")
 
 
+def test_a_size_one_too_large_does_not_pass_behind_another_line_end() -> None:
+    """The carriage return of the next delimiter would be taken for the last byte."""
+    first, second = part(b"a"), part(b"x").replace(b"--B\r\n", b"--B\n", 1)
+    assert [data for _, data in read(TYPE, first + second + b"--B--\r\n")] == [b"a", b"x"]
+    with pytest.raises(BadInput, match="does not end after its 2 bytes"):
+        read(TYPE, first + second.replace(b'size="1"', b'size="2"') + b"--B--\r\n")
+
+
 @pytest.mark.parametrize("missing", ["id", "name", "data-type", "size"])
 def test_a_missing_parameter_is_named(missing: str) -> None:
     named = {"id": ID, "name": "n", "data-type": "t", "size": "1"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from posemesh.runners.kinds import AsyncRunner, BlockingRunner, user_runner
 from posemesh.runners.router import RoutedRunner
 from posemesh.shell.offload import Offload
 
-__all__ = ("EXECUTORS", "Declared", "Terms", "declare_command", "declare_routed", "declare_runner")
+__all__ = ("EXECUTORS", "Declared", "Terms", "check_capability", "declare_command", "declare_routed", "declare_runner")
 
 EXECUTORS = ("inline", "thread", "process")
 
@@ -32,9 +32,13 @@ class Terms:
     def __post_init__(self) -> None:
         _number("timeout", self.timeout, "seconds above 0", lambda value: math.isfinite(value) and value > 0)
         _whole("slots", self.slots)
-        for resource, amount in self.resources.items():
+        if self.name is not None:
+            _check_name(self.name)
+        for resource, amount in _mapping("resources", self.resources, '{"gpu": 1}'):
+            if not resource or not isinstance(resource, str):
+                raise ValueError(f"resources: expected numbers by name, got {resource!r}: {amount!r}")
             _whole(f"resource {resource!r}", amount)
-        for label, value in dict[Any, Any](self.labels).items():
+        for label, value in _mapping("labels", self.labels, '{"gpu": "a100"}'):
             if not label or not isinstance(label, str) or not isinstance(value, str):
                 raise ValueError(f"labels: expected text by name, got {label!r}: {value!r}")
 
@@ -68,13 +72,15 @@ def declare_runner(
     """User code: a function, a generator, or a class with ``run``. Raises TypeError for what is none of them,
     ValueError for a capability, or options, that do not fit.
     """
-    name = _named(capability, terms)
+    check_capability(capability)
+    name = terms.name or capability
     user = user_runner(target)
     chosen = executor or ("inline" if user.is_async else "thread")
     if chosen not in EXECUTORS:
         raise ValueError(f"runner {name}: expected executor inline, thread or process, got {executor!r}")
     if chosen == "process":
         _whole("memory_bytes", memory_bytes)
+        _check_env(env)
         return _in_process(name, capability, target, terms, memory_bytes, keep, env)
     if memory_bytes is not None or not keep or env is not None:
         raise ValueError(f'runner {name}: memory_bytes, keep and env are for executor="process", not {chosen}')
@@ -120,7 +126,9 @@ def declare_command(
     """Any program. Raises ValueError for a template, or options, that do not fit."""
     from posemesh.runners.executors.command import CommandRunner
 
-    name = _named(capability, terms)
+    check_capability(capability)
+    name = terms.name or capability
+    _check_env(env)
     _whole("memory_bytes", memory_bytes)
     command = CommandRunner(name, capability, argv, env=env, memory_bytes=memory_bytes)
     return Declared(name=name, capability=capability, terms=terms, make=lambda offload: command)
@@ -128,23 +136,39 @@ def declare_command(
 
 def declare_routed(capability: str, routed: RoutedRunner, terms: Terms) -> Declared:
     """A runner that decides itself what it supports and builds its own tasks."""
-    _named(capability, terms)
+    check_capability(capability)
     if not isinstance(routed, RoutedRunner):
         raise TypeError(f"expected name, supports(spec) and build_task(spec, ctx), got {type(routed).__name__}")
+    _check_name(routed.name)
     return Declared(name=routed.name, capability=capability, terms=terms, make=lambda offload: routed)
 
 
-def _named(capability: str, terms: Terms) -> str:
-    """The runner's name, which is its capability where it was given none."""
-    if not 1 <= len(capability.encode()) <= 256 or not capability.isprintable():
+def check_capability(capability: Any) -> None:
+    """Raises TypeError and ValueError for what is none."""
+    if not isinstance(capability, str):
+        got = getattr(capability, "__name__", type(capability).__name__)
+        raise TypeError(f'expected a capability, as in @node.runner("/examples/hello/v1"), got {got}')
+    if not capability.isprintable() or not 1 <= len(capability.encode()) <= 256:
         raise ValueError(f"expected a capability of 1 to 256 bytes, such as /examples/hello/v1, got {capability!r:.80}")
     if any(letter.isspace() for letter in capability):
         raise ValueError(f"expected a capability without blanks, got {capability!r}")
-    if terms.name is None:
-        return capability
-    if not terms.name or len(terms.name) > 256 or not terms.name.isprintable():
-        raise ValueError(f"expected a runner's name of 1 to 256 printable characters, got {terms.name!r:.80}")
-    return terms.name
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or len(name) > 256 or not name.isprintable():
+        raise ValueError(f"expected a runner's name of 1 to 256 printable characters, got {name!r:.80}")
+
+
+def _check_env(env: Any) -> None:
+    for name, value in _mapping("env", env or {}, '{"LC_ALL": "C"}'):
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ValueError(f"env: expected text by name, got {name!r}")
+
+
+def _mapping(what: str, value: Any, example: str) -> Iterable[tuple[Any, Any]]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what}: expected a mapping, such as {example}, got {type(value).__name__}")
+    return value.items()
 
 
 def _whole(what: str, value: Any) -> None:

@@ -32,7 +32,8 @@ from posemesh.runners.port import (
     WriteUpload,
 )
 from posemesh.secret import Secret
-from posemesh.types import Artifact, LeaseEnvelope
+from posemesh.telemetry import scrub
+from posemesh.types import JSON, Artifact, LeaseEnvelope
 
 __all__ = (
     "FRAME_BYTES_MAX",
@@ -187,13 +188,15 @@ class Done(_Frame):
     run: int
     code: FailureCode | None
     message: str
-    details: dict[str, Any]
+    chain: list[str]
     alone: bool
     leaving: bool
 
     @property
     def ending(self) -> Ending:
-        return Ending(code=self.code, message=self.message, details=self.details)
+        """Without the node's secrets, which a child does not know as such."""
+        details: dict[str, JSON] = {"chain": [scrub(each) for each in self.chain]} if self.chain else {}
+        return Ending(code=self.code, message=scrub(self.message), details=details)
 
 
 Asking: TypeAlias = Ask | Put | WhereWorkspace | SetUp

@@ -45,10 +45,14 @@ class InlineRunner:
             await self._elsewhere(self._user.check)
 
     async def close(self) -> None:
-        """``teardown()``, which has 2 s."""
+        """``teardown()``, where there is one; it has 2 s."""
+        if not self._user.has_teardown:
+            return
         try:
             async with asyncio.timeout(TEARDOWN_SECS):
                 await self._elsewhere(self._user.teardown)
+        except TimeoutError:
+            logger().warning(f"runner {self.name}: teardown() did not end within {TEARDOWN_SECS:g} s; it is left alone")
         except Exception as error:
             logger().opt(exception=error).warning(f"runner {self.name}: teardown() failed")
 

@@ -80,6 +80,7 @@ class Keeper:
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
         ended, killed = (code, None) if code is None or code >= 0 else (None, -code)
         self._say(code=ended, signal=killed, left=sorted(self._spared))
+        self._wait_until_heard()
 
     # --- The node ---------------------------------------------------------------------------------------------------
 
@@ -138,6 +139,16 @@ class Keeper:
             self._control.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self._deadline = 0.0  # nobody is left to hear it
+
+    def _wait_until_heard(self) -> None:
+        """Until the node hangs up. A socket that is closed with something unread in it is broken for the other end, of
+        which some event loops tell nobody.
+        """
+        try:
+            while self._control.recv(65536):
+                pass
+        except OSError:
+            pass
 
     # --- The program ------------------------------------------------------------------------------------------------
 

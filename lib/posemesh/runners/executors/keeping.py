@@ -56,9 +56,8 @@ async def keep(
     """Start ``argv`` with exactly ``env``; ``fds`` are open in it, under their numbers, and stay open here.
 
     It has a session of its own, no input, no core dumps, and at most ``memory_bytes`` of address space. Raises OSError
-    where it cannot be started. On any loop, in any thread.
+    where it cannot be started; then, and when it is cancelled, nothing of it is left. On any loop, in any thread.
     """
-    kept = Kept(output, fds)
     told = {
         "argv": [_bytes(each) for each in argv],
         "env": {_bytes(name): _bytes(value) for name, value in env.items()},
@@ -66,10 +65,12 @@ async def keep(
         "fds": list(fds),
         "memory": memory_bytes,
     }
+    kept = Kept(output, fds)
     try:
         await kept._begin(json.dumps(told).encode() + b"\n")
     except BaseException:
         kept._let_go()
+        await kept.wait()
         raise
     return kept
 
@@ -82,7 +83,7 @@ class Kept:
         self._loop = asyncio.get_running_loop()
         self._output = output
         self._buffer = b""
-        self._exit = Exit(None, None)
+        self._exit, self._told_exit = Exit(None, None), False
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._asked: deque[asyncio.Future[None]] = deque()
@@ -154,6 +155,10 @@ class Kept:
             return os.pread(self._children, 64, 0).split() == [b"%d" % self.pid]
         except OSError:
             return False
+
+    def on_end(self, told: Callable[[], None]) -> None:
+        """Call ``told`` when :meth:`wait` is over."""
+        self._ended.add_done_callback(lambda _: told())
 
     async def wait(self) -> Exit:
         """How it ended, once all that it started is gone and its output was delivered."""
@@ -227,7 +232,8 @@ class Kept:
             case {"done": _}:
                 _settle(self._asked.popleft())
             case {"code": code, "signal": number, "left": left}:
-                self._exit = Exit(code, number)
+                self._exit, self._told_exit = Exit(code, number), True
+                self._let_go()
                 if left:
                     logger().warning(f"processes {left} of a program run as somebody else and could not be ended")
 
@@ -237,7 +243,7 @@ class Kept:
             return
         self._loop.remove_reader(self._control)
         self._control.close()
-        if self.pid and self._exit == Exit(None, None):  # the keeper itself was killed, and the program with it
+        if self.pid and not self._told_exit:  # the keeper itself was killed, and the program with it
             self._exit = Exit(None, signal.SIGKILL)
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeGuard
 
 from posemesh.errors import TaskStopped
 from posemesh.outcomes import FailureCode
-from posemesh.runners.ending import ending_of, said
+from posemesh.runners.ending import chain_of, ending_of, said
 from posemesh.runners.executors.frames import (
     FRAME_BYTES_MAX,
     Answer,
@@ -134,7 +134,7 @@ def told_to_stop() -> asyncio.CancelledError:
 
 def done(run: int) -> Done:
     """User code returned."""
-    return Done(run, None, "", {}, _is_alone(), False)
+    return Done(run, None, "", [], _is_alone(), False)
 
 
 def failed(run: int, error: BaseException, *, in_setup: bool) -> Done:
@@ -149,7 +149,7 @@ def failed(run: int, error: BaseException, *, in_setup: bool) -> Done:
     elif in_setup and not isinstance(error, asyncio.CancelledError):
         code, message = FailureCode.SETUP_FAILED, said(error)
     leaving = in_setup or isinstance(error, MemoryError) or not isinstance(error, Exception)
-    return Done(run, code, message, ending.details, _is_alone(), leaving)
+    return Done(run, code, message, chain_of(error), _is_alone(), leaving)
 
 
 def _is_alone() -> bool:

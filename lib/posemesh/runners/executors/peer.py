@@ -103,6 +103,7 @@ class Peer:
                 ours.close()
                 raise
         peer._loop.add_reader(ours, peer._read)
+        peer._kept.on_end(peer._read_rest)
         peer._send(iter((encode(load),)))
         return peer
 
@@ -250,6 +251,11 @@ class Peer:
             self._break(f"sent what is no message: {error}")
             return False
         return True
+
+    def _read_rest(self) -> None:
+        """It is gone. A socket that broke tells nobody on some event loops."""
+        while self._read():
+            pass
 
     def _take(self, frame: FromChild) -> None:
         match frame:

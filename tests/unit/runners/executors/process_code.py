@@ -49,7 +49,7 @@ def crash(how: str) -> None:
         case "huge":
             speak(b"\xff\xff\xff\xff")
         case "done_twice":
-            speak(b"\0\0\0\x0c\x97\xa4Done\x01\xc0\xa0\x80\xc3\xc2")
+            speak(b"\0\0\0\x0c\x97\xa4Done\x01\xc0\xa0\x90\xc3\xc2")
         case "interrupt":
             raise KeyboardInterrupt
         case "fork":
@@ -140,6 +140,12 @@ def sleep(task: SyncTaskContext) -> None:
     except asyncio.CancelledError:
         sys.stdout.write(f"tidied {task.ctrl.is_cancelled()}\n")
         raise
+
+
+def wait_for_file(task: SyncTaskContext) -> None:
+    task.ctrl.progress({"pid": os.getpid()})
+    while not os.path.exists(wanted(task)["file"]):
+        time.sleep(0.001)
 
 
 async def async_sleep(task: TaskContext) -> None:

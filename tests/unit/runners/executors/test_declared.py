@@ -90,3 +90,46 @@ def test_a_memory_limit_is_a_number_of_bytes(memory: Any) -> None:
         declare_runner("/a/v1", plain, Terms(), executor="process", memory_bytes=memory)
     with pytest.raises(ValueError, match="memory_bytes: expected a whole number of at least 1"):
         declare_command("/a/v1", ["true"], Terms(), memory_bytes=memory)
+
+
+@pytest.mark.parametrize(
+    ("terms", "problem"),
+    [
+        ({"resources": "gpu:1"}, 'resources: expected a mapping, such as {"gpu": 1}, got str'),
+        ({"resources": ["gpu"]}, "resources: expected a mapping"),
+        ({"resources": {1: 1}}, "resources: expected numbers by name"),
+        ({"resources": {"gpu": 0}}, "resource 'gpu': expected a whole number of at least 1, got 0"),
+        ({"labels": "gpu=a100"}, "labels: expected a mapping"),
+        ({"labels": {"gpu": 1}}, "labels: expected text by name"),
+        ({"name": 3}, "expected a runner's name"),
+        ({"name": "  "}, "expected a runner's name"),
+        ({"name": "x" * 257}, "expected a runner's name"),
+        ({"timeout": "60"}, "timeout: expected seconds above 0, got '60'"),
+        ({"slots": True}, "slots: expected a whole number"),
+    ],
+)
+def test_terms_of_a_wrong_kind_are_refused_in_words(terms: Any, problem: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as raised:
+        Terms(**terms)
+    assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize("capability", [3, None, plain, "", "/a b", "/a\udc80", "/a\n", "x" * 257])
+def test_a_capability_is_a_short_text_without_blanks(capability: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="expected a capability"):
+        declare_runner(capability, plain, Terms())
+
+
+@pytest.mark.parametrize("env", [["a=b"], {"a": 1}, {1: "a"}])
+def test_an_environment_is_text_by_name(env: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="^env: expected"):
+        declare_runner("/a/v1", plain, Terms(), executor="process", env=env)
+    with pytest.raises((TypeError, ValueError), match="^env: expected"):
+        declare_command("/a/v1", ["true"], Terms(), env=env)
+
+
+def test_a_routed_runner_without_a_proper_name_is_refused_where_it_is_written() -> None:
+    nameless = Routed()
+    nameless.name = ""
+    with pytest.raises(ValueError, match="expected a runner's name"):
+        declare_routed("/a/v1", nameless, Terms())

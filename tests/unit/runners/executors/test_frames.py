@@ -31,6 +31,7 @@ from posemesh.runners.port import (
     WriteUpload,
 )
 from posemesh.secret import Secret
+from posemesh.telemetry import register_secret
 from posemesh.types import Artifact, LeaseEnvelope, TaskSpec
 
 ODD = Path("/tmp/\udcff")
@@ -91,7 +92,7 @@ def test_every_question_of_the_port_travels_with_its_answer() -> None:
 
 
 def test_what_is_about_the_port_travels() -> None:
-    done = frames.Done(1, FailureCode.KILLED, "m", {"chain": ["a"]}, True, False)
+    done = frames.Done(1, FailureCode.KILLED, "m", ["a"], True, False)
     for frame in (
         *(frames.Load("m", None, "n"), frames.Check(1), frames.Piece(1, b"x")),
         *(frames.WhereWorkspace(1, 2), frames.SetUp(1, 2), done),
@@ -147,6 +148,14 @@ def test_what_is_no_message_is_a_value_error(body: bytes) -> None:
     except ValueError:
         return
     assert isinstance(frame, msgspec.Struct)
+
+
+def test_a_child_s_end_is_told_without_the_node_s_secrets() -> None:
+    """A child does not know what is one: a token in an error's text was in the report."""
+    register_secret(Secret("hunter2hunter2"))
+    told = "ValueError: with hunter2hunter2"
+    ending = travelled(frames.Done(1, FailureCode.RUNNER_ERROR, told, [told, "KeyError"], True, False)).ending
+    assert (ending.message, ending.details) == ("ValueError: with ***", {"chain": ["ValueError: with ***", "KeyError"]})
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,35 @@ def test_a_teardown_that_fails_hurts_nothing(placed: Callable[[Test], None]) -> 
         await runner.close()
 
     placed(test)
+
+
+def test_a_teardown_that_takes_too_long_is_left_alone_and_one_that_is_none_is_not_waited_for() -> None:
+    """A coroutine that spins held up the node's exit for a teardown that its runner did not have."""
+    began = threading.Event()
+    over = threading.Event()
+
+    async def spin(task: Any) -> None:
+        began.set()
+        over.wait(LIMIT_SECS)
+
+    class Slow:
+        async def run(self, task: Any) -> None: ...
+
+        async def teardown(self) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        offload = ThreadOffload()
+        slow = made(Slow, offload)
+        await Jobs(slow).start().ending
+        async with asyncio.timeout(LIMIT_SECS):
+            await slow.close()
+        spinning = made(spin, offload)
+        Jobs(spinning).start()
+        await asyncio.to_thread(began.wait)
+        async with asyncio.timeout(0):  # not a turn of the loop
+            await spinning.close()
+        over.set()
+        offload.close()
+
+    asyncio.run(main())

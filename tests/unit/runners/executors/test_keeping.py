@@ -382,13 +382,30 @@ def test_a_program_that_started_nothing_is_alone(mark: str) -> None:
 
 def test_a_start_that_is_cancelled_leaves_nothing(mark: str) -> None:
     async def test() -> None:
-        for turns in (0, 1, 2, 3, 5):
+        for turns in range(8):
             start = asyncio.ensure_future(Program(mark).start("import time; print(daemon()); time.sleep(1000)"))
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01 if turns > 3 else 0)
             start.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await start
+            with suppress(asyncio.CancelledError):
+                await (await start).kill()  # it may have been quicker
+            assert not living(mark)  # also what had started and nobody knew of yet
+
+    finished(test)
+
+
+def test_an_end_that_crosses_a_stop_is_heard(mark: str) -> None:
+    """Where the keeper was gone before it had read all, its socket was broken, of which not every loop tells."""
+
+    async def test() -> None:
+        program = Program(mark)
+        kept = await program.start("import time; print('begun', flush=True); time.sleep(1000)")
+        await program.said()
+        ended = asyncio.ensure_future(kept.wait())
+        while not ended.done():
+            kept.stop(LONG_SECS)
+            await asyncio.sleep(0)
+        assert ended.result() == Exit(None, signal.SIGTERM)
 
     finished(test)
 

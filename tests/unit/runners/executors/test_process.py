@@ -385,25 +385,25 @@ def test_a_stop_after_the_end_touches_nothing(bench: Bench) -> None:
     finished(test)
 
 
-@pytest.mark.parametrize("end", ["return", "os_exit"])
-def test_an_end_that_came_before_the_stop_counts(bench: Bench, end: str) -> None:
-    """The child has ended its task, or itself, and the node has not looked yet."""
+@pytest.mark.parametrize("end", ["returned", "killed"])
+def test_an_end_that_came_before_the_stop_counts(bench: Bench, tmp_path: Path, end: str) -> None:
+    """The child has ended its task, or was killed, and the node has not looked yet."""
 
     async def test() -> None:
-        async with bench.runner(code.sleep) as runner:
-            started = bench.start(runner, seconds=0.01)
+        file = tmp_path / "go on"
+        async with bench.runner(code.wait_for_file) as runner:
+            started = bench.start(runner, file=str(file))
             pid = (await started.job.until())["pid"]
-            peer = started.run._peer  # type: ignore[attr-defined]
-            if end == "return":
-                asyncio.get_running_loop().remove_reader(peer._connection)
-                await asyncio.to_thread(wait_until, lambda: bool(select.select([peer._connection], [], [], 0)[0]))
-                started.cancel()
-                assert await started.ending() == Ending()
+            connection = started.run._peer._connection  # type: ignore[attr-defined]
+            if end == "returned":  # from here on without a turn of the loop
+                file.touch()
+                wait_until(lambda: bool(select.select([connection], [], [], 0)[0]))
             else:
                 os.kill(pid, signal.SIGKILL)
-                wait_until(lambda: not is_alive(pid))  # without a turn of the loop
-                started.cancel()
-                assert (await started.ending()).code is FailureCode.KILLED
+                wait_until(lambda: not is_alive(pid))
+            started.cancel()
+            ending = await started.ending()
+            assert ending.code is (None if end == "returned" else FailureCode.KILLED)
 
     finished(test)
 
