@@ -121,11 +121,11 @@ class Job:
 class Started:
     """A run that was started, and how it ended."""
 
-    def __init__(self, runner: ProcessRunner, job: Job) -> None:
+    def __init__(self, runner: ProcessRunner, job: Job, context: BuildContext | None = None) -> None:
         self.job = job
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.ends = 0
-        self.run: Run = runner.build_task(job.lease.task, BuildContext()).start(job, self._end)
+        self.run: Run = runner.build_task(job.lease.task, context or BuildContext()).start(job, self._end)
 
     def _end(self, ending: Ending) -> None:
         self.ends += 1
@@ -487,6 +487,17 @@ def test_a_child_finds_the_environment_without_the_secrets(bench: Bench, monkeyp
             assert (found["FOR_ALL"], found["MORE"], job.progress["cwd"]) == ("1", "2", os.getcwd())
             assert not living("hush-")
             assert living(bench.mark)
+
+    finished(test)
+
+
+def test_a_kept_child_serves_no_task_that_is_built_with_another_environment(bench: Bench, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with bench.runner(code.environ) as runner:
+            for number in ("1", "2", "1"):
+                job = Job(tmp_path / str(uuid4()))
+                await Started(runner, job, BuildContext(env=(("BUILT", number),))).ending()
+                assert job.progress["env"]["BUILT"] == number
 
     finished(test)
 
