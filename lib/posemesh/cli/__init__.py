@@ -24,7 +24,7 @@ _WRONG_USAGE: Final = 2
 _COMMANDS: Final = {
     "devnet": "A whole local network: DDS, DMS and a domain server on loopback.",
     "diagram": "The machines' tables: write their page, check it, or print them.",
-    "ledger": "What a node has on record: what was leased, how it ended, what waits.",
+    "ledger": "What a ledger has on record: what was leased, how it ended, what waits.",
     "run": "Run a node.",
     "submit": "Submit a job, and see it through.",
 }

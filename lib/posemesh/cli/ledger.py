@@ -40,7 +40,9 @@ _COLUMNS: Final = ("task", "capability", "leased", "state", "why")
 
 @click.group(epilog=_EXAMPLES)
 def ledger() -> None:
-    """What a node has on record: what was leased, how it ended, what waits, what is stuck and why.
+    """What is on record: what was leased, how it ended, what waits, what is stuck and why.
+
+    A program that hosts runtimes keeps such a ledger; `posemesh-node run` has its outcomes in memory so far.
 
     It only reads, also while the node runs. It ends with 0 when done, 1 when something cannot be read or is not
     there, 2 when the usage or the configuration is wrong.
