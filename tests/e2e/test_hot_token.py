@@ -90,6 +90,7 @@ def test_much_in_and_out_with_little_memory_while_tokens_rotate(world: World, tm
     assert not list((state / "work").iterdir()) and not list(tmp.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["one", "parts", "fetch"])
 def test_a_token_that_is_replaced_before_the_node_knows(world: World, way: str) -> None:
     """The new token is on its way when a request with the old one is refused: it is sent again, with the new one."""

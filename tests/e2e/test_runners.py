@@ -216,6 +216,7 @@ STUBBORN = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_node_leaves_in_time_whatever_its_runners_do(world: World, signals: int) -> None:
     """At once, by a drain of no time or by the second signal; each task is failed back, and nothing is left."""
