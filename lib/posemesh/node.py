@@ -341,9 +341,12 @@ def _terms(
 
 def _metrics(port: int | None) -> MetricsBackend:
     """Prometheus' where somebody could ask for it and its extra is installed."""
-    if port is not None:
-        with suppress(ImportError):
-            from posemesh.runners.prometheus import PrometheusMetrics
+    if port is None:
+        return noop_metrics()
+    try:
+        import prometheus_client as _
+    except ImportError:
+        return noop_metrics()
+    from posemesh.runners.prometheus import PrometheusMetrics
 
-            return PrometheusMetrics()
-    return noop_metrics()
+    return PrometheusMetrics()

@@ -183,6 +183,17 @@ def test_a_runner_that_could_never_run_keeps_the_node_from_starting() -> None:
     with_node(test, RESOURCES="gpu:2")
 
 
+def test_a_node_that_serves_does_without_the_extra_for_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain installation has no prometheus-client, and `posemesh-node run` ended with the wish for it."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+
+    async def test(net: Devnet, node: Node) -> None:
+        await node.start()
+        assert node.statistics().machines["auth"].state == "signed_in"
+
+    with_node(test, NODE_PORT="0")
+
+
 def test_a_failed_check_keeps_the_node_from_starting() -> None:
     class Lacking:
         def check(self) -> None:
