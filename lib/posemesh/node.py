@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -341,11 +342,7 @@ def _terms(
 
 def _metrics(port: int | None) -> MetricsBackend:
     """Prometheus' where somebody could ask for it and its extra is installed."""
-    if port is None:
-        return noop_metrics()
-    try:
-        import prometheus_client as _
-    except ImportError:
+    if port is None or find_spec("prometheus_client") is None:
         return noop_metrics()
     from posemesh.runners.prometheus import PrometheusMetrics
 
