@@ -21,6 +21,7 @@ __all__ = (
     "REFUSALS_MAX",
     "RETRY_AFTER_MAX_SECS",
     "STOP_GRACE_SECS",
+    "TEARDOWN_SECS",
     "TRANSFERS_MAX",
     "UNKNOWN_TTL_SECS",
     "WARN_EVERY_SECS",
@@ -63,6 +64,8 @@ STOP_GRACE_SECS = 3.0
 """User code that was told to stop has this long before it is called unstoppable."""
 CHILD_GRACE_SECS = 2.0
 """Between SIGTERM and SIGKILL of a child: below STOP_GRACE_SECS, so that a killed child is no unstoppable one."""
+TEARDOWN_SECS = 2.0
+"""A runner's ``teardown()`` has this long when the node ends."""
 ASK_GRACE_SECS = 0.4
 """A node told to stop waits this long for an ask in flight: the answer may hold a lease that must be failed back."""
 LEAVE_SECS = 5.0

@@ -32,7 +32,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +43,7 @@ from posemesh.policy import CHILD_GRACE_SECS
 from posemesh.runners.api import TaskSpec
 from posemesh.runners.context import BuildContext, merge_env
 from posemesh.runners.ending import Ending, ending_of
-from posemesh.runners.executors.keeping import Exit, Kept, keep
+from posemesh.runners.executors.keeping import Exit, Kept, keep, signal_name
 from posemesh.runners.executors.layout import Layout
 from posemesh.runners.executors.output import ProgramOutput
 from posemesh.runners.executors.template import Template
@@ -226,7 +225,7 @@ class _CommandRun:
 
     def _failed(self, ended: Exit) -> Ending:
         if ended.code is None:
-            name = _signal_name(ended.signal)
+            name = signal_name(ended.signal)
             code, message, details = FailureCode.KILLED, f"the program was killed by {name}", self._details(signal=name)
         else:
             code, message = FailureCode.RUNNER_ERROR, f"the program ended with exit code {ended.code}"
@@ -264,7 +263,7 @@ class _CommandRun:
         }
 
     def _stop(self, kept: Kept) -> None:
-        self._over_before = kept.ended or _has_ended(kept.pid)
+        self._over_before = kept.is_over()
         kept.stop(CHILD_GRACE_SECS)
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
@@ -308,19 +307,3 @@ def _unprepared(error: Exception) -> Ending:
 
 def _cancelled(output: Sequence[str] = ()) -> Ending:
     return ending_of(asyncio.CancelledError(), output)
-
-
-def _signal_name(number: int | None) -> str:
-    try:
-        return signal.Signals(number or 0).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether that process is over. False where this system does not tell."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (FileNotFoundError, ProcessLookupError):
-        return os.path.exists("/proc/self/stat")

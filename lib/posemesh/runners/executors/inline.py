@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from posemesh.policy import TEARDOWN_SECS
 from posemesh.runners.context import BuildContext
 from posemesh.runners.ending import ending_of
 from posemesh.runners.ids import RunId, make_run_id
@@ -18,8 +19,6 @@ from posemesh.telemetry import logger, task_span
 from posemesh.types import TaskSpec
 
 __all__ = ("InlineRunner",)
-
-TEARDOWN_SECS = 2.0
 
 
 class InlineRunner:

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from posemesh.telemetry import logger
 
-__all__ = ("Exit", "Kept", "Output", "keep")
+__all__ = ("Exit", "Kept", "Output", "keep", "signal_name")
 
 Output = Callable[[str, bytes], None]
 """Called on the loop with ``stdout`` or ``stderr`` and what came."""
@@ -311,3 +311,11 @@ def _settle(future: asyncio.Future[None]) -> None:
 def _bytes(text: str) -> str:
     """The text's bytes, one character each, as the keeper reads them whatever its locale."""
     return os.fsencode(text).decode("latin-1")
+
+
+def signal_name(number: int | None) -> str:
+    """As ``SIGSEGV``; of one that has no name, its number."""
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +37,7 @@ from posemesh.runners.executors.frames import (
     refused,
     report_of,
 )
-from posemesh.runners.executors.keeping import Exit, Kept, keep
+from posemesh.runners.executors.keeping import Exit, Kept, keep, signal_name
 from posemesh.runners.executors.locating import command_of
 from posemesh.runners.executors.output import ProgramOutput
 from posemesh.runners.job import Job
@@ -206,7 +205,7 @@ class Peer:
         code, message = FailureCode.RUNNER_ERROR, "the runner's process could not be ended"
         details: dict[str, JSON] = {}
         if exit.signal is not None:
-            name = _signal_name(exit.signal)
+            name = signal_name(exit.signal)
             code, message = FailureCode.KILLED, f"the runner's process was killed by {name}"
             details = {"signal": name}
         elif exit.code is not None:
@@ -368,10 +367,3 @@ def _answer(number: int, value: Any) -> Iterator[bytes]:
     for at in range(0, len(view), PIECE_BYTES):
         yield encode(Piece(number, bytes(view[at : at + PIECE_BYTES])))
     yield encode(Answer(number))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from posemesh.policy import TEARDOWN_SECS
 from posemesh.runners.blocking import BlockingTask
 from posemesh.runners.context import BuildContext
 from posemesh.runners.ending import ending_of
@@ -23,8 +24,6 @@ from posemesh.telemetry import logger, task_span
 from posemesh.types import TaskSpec
 
 __all__ = ("ThreadRunner",)
-
-TEARDOWN_SECS = 2.0
 
 
 class ThreadRunner:
