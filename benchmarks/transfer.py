@@ -1,6 +1,7 @@
 """Inputs and artifacts beside curl, by ``make bench-transfer``: ``benchmarks/transfer.py [--mib 1024] [--pairs 7]``.
 
-A local network keeps bytes as files, in a process of its own. A node and curl take turns: an item to disk, a file up.
+A local network keeps bytes as files, in a process of its own. A node and curl take turns, each first in every other
+pair, as a disk is slower after much was written: an item to disk, a file up.
 Prints the medians, the ratio of each pair's speeds, and the highest memory of the node's process.
 """
 
@@ -154,12 +155,15 @@ def measure(bench: Bench, pairs: int) -> None:
     peak = 0.0
     for way, curl in (("down", bench.curl_down), ("up", bench.curl_up)):
         rows = []
-        for _ in range(pairs):
-            os.sync()
-            theirs = curl()
-            os.sync()
-            ours, peak = bench.node(way)
-            rows.append((mib / theirs, mib / ours))
+        for turn in range(pairs):
+            took = {}
+            for who in ("curl", "node") if turn % 2 else ("node", "curl"):
+                os.sync()
+                if who == "curl":
+                    took[who] = curl()
+                else:
+                    took[who], peak = bench.node(way)
+            rows.append((mib / took["curl"], mib / took["node"]))
         ratios = sorted(ours / theirs for theirs, ours in rows)
         print(
             f"{way:4} {mib:g} MiB: curl {statistics.median(row[0] for row in rows):.0f} MiB/s, "
