@@ -207,10 +207,13 @@ class CommitOutcome(Answered):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleOutcome(Command):
-    """Note in the ledger how the outcome's delivery ended. Unanswered: a note that is lost costs one more offer."""
+    """Note in the ledger how the outcome's delivery ended, and what stood in its way. Unanswered: a note that is lost
+    costs one more offer.
+    """
 
     lease: LeaseId
     ending: str
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

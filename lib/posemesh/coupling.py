@@ -10,6 +10,7 @@ one wins. The order is part of the meaning:
 * all that ends a lease comes before its turn for a runner;
 * a stopping node's word comes before the first heartbeat, so that none is sent for a task that is given back;
 * a withdrawn outcome comes before a settled flush, so that a cancelled task is not reported complete;
+* an outcome is offered once before it gives way to a newer lease of its task, which may have waited for its end;
 * the poller hears last what the node holds, when an outcome that was just committed has become a delivery.
 """
 
@@ -35,6 +36,7 @@ from posemesh.events import (
     LeaseLost,
     NodeStopping,
     OutcomeReady,
+    OutcomeSuperseded,
     OutcomeWithdrawn,
     RearmNoted,
     RoomDenied,
@@ -61,7 +63,9 @@ Census: TypeAlias = tuple[int, int, int, int, int, int | None, tuple[str, ...] |
 
 @dataclass(slots=True)
 class Joint:
-    """The machines of a node, and those of one lease where a lease is looked at; the ``claims`` of all of them."""
+    """The machines of a node, and those of one lease where a lease is looked at, with whether a newer lease of its task
+    is past its offer; the ``claims`` of all of them.
+    """
 
     registration: Registration
     auth: Auth
@@ -72,6 +76,7 @@ class Joint:
     lease: Lease | None = None
     session: Session | None = None
     delivery: Delivery | None = None
+    superseded: bool = False
 
     def states(self) -> tuple[State | None, ...]:
         """The state of each machine, in the order of the fields; None for one that does not exist."""
@@ -168,7 +173,7 @@ def _first_settled(joint: Joint) -> bool:
 
 def _outcome(joint: Joint) -> Event:
     assert joint.lease is not None and joint.lease.outcome is not None
-    return OutcomeReady(lease=joint.lease.key, outcome=joint.lease.outcome)
+    return OutcomeReady(lease=joint.lease.key, outcome=joint.lease.outcome, reply_lost=joint.lease.recovered)
 
 
 def _news(reason: StopReason) -> Callable[[Joint], bool]:
@@ -202,7 +207,7 @@ def _is_stuck(joint: Joint) -> bool:
 
 
 _TOKEN = (AuthState.SIGNED_IN, AuthState.REFRESHING)
-_READY = (LeaseState.ACCEPTED, LeaseState.PREPARING, LeaseState.QUEUED)
+_READY = (LeaseState.FOUND, LeaseState.ACCEPTED, LeaseState.PREPARING, LeaseState.QUEUED)
 _BEGUN = (*_READY, LeaseState.RUNNING)
 _MAYBE_STUCK = (LeaseState.UNSTOPPABLE, LeaseState.FINISHING, LeaseState.SETTLED)
 _UNENDED = (*_BEGUN, LeaseState.STOPPING, LeaseState.UNSTOPPABLE)
@@ -247,6 +252,11 @@ LEASE_RULES = (
         (("session", lambda j: KeepAliveWanted(lease=_key(j), ttl=j.lease.ttl if j.lease else None)),),
         "an accepted lease must be kept alive from the start",
         lambda j: j.lease is not None and j.lease.stop is None,
+    ),
+    Rule(
+        {"auth": _TOKEN, "lease": (LeaseState.FOUND,), "session": (None,)},
+        (("session", lambda j: KeepAliveWanted(lease=_key(j), ttl=j.lease.ttl if j.lease else None)),),
+        "only the service knows whether a lease that was found still stands",
     ),
     Rule(
         {"auth": _TOKEN, "session": _KEPT},
@@ -318,6 +328,12 @@ LEASE_RULES = (
         (("delivery", lambda j: FlushSettled(lease=_key(j))),),
         "nothing is to be waited for any more",
         _flush_over,
+    ),
+    Rule(
+        {"delivery": (DeliveryState.BACKING_OFF,)},
+        (("delivery", lambda j: OutcomeSuperseded(lease=_key(j))),),
+        "what was found under an earlier lease must not end a newer one",
+        lambda j: j.superseded,
     ),
     Rule(
         {"session": _KEPT, "delivery": _DELIVERY_OVER},

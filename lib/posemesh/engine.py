@@ -31,9 +31,12 @@ from posemesh.events import (
     LeaseExpired,
     LeaseId,
     LeaseOffered,
+    LeaseRecovered,
     LeaseScoped,
     LeaseUnreadable,
+    OutcomeRecovered,
 )
+from posemesh.leased import Leased, Succession
 from posemesh.machines import auth, delivery, lease, poller, registration, session
 from posemesh.machines._kernel import Lifecycle, Moved, State, Step, Subject
 from posemesh.snapshot import Ended, MachineStatus, Statistics, TaskStatus
@@ -55,50 +58,6 @@ OCCUPIED = "its user code was told to stop and goes on; it keeps its slot"
 
 
 @dataclass(eq=False, slots=True)
-class _Task:
-    """The machines of one lease. ``told`` since its end is; it may go on to occupy its slot. The last three are what it
-    adds to the census: a slot held, an outcome waiting, one whose first offer is unanswered.
-    """
-
-    lease: lease.Lease
-    session: session.Session | None = None
-    delivery: delivery.Delivery | None = None
-    told: bool = False
-    holds: bool = True
-    waits: bool = False
-    unanswered: bool = False
-
-    @property
-    def over(self) -> bool:
-        if self.lease.state not in lease.MACHINE.ends:
-            return False
-        return (self.delivery is None or self.delivery.state in delivery.MACHINE.ends) and (
-            self.session is None or self.session.state in session.MACHINE.ends
-        )
-
-    @property
-    def reason(self) -> str:
-        """Why it failed, or what the service said of the report; empty for a completion."""
-        outcome = (self.delivery.substitute if self.delivery else None) or self.lease.outcome
-        problem = self.delivery.problem if self.delivery else ""
-        return " - ".join(part for part in (outcome.reason if outcome else "", problem) if part)
-
-    @property
-    def ending(self) -> str:
-        """How the lease ended, in the words of the statistics."""
-        if self.delivery is None:
-            return self.lease.state.value
-        match self.delivery.state:
-            case delivery.DeliveryState.DELIVERED:
-                outcome = self.delivery.substitute or self.delivery.outcome
-                return outcome.kind.value if outcome else ""
-            case delivery.DeliveryState.WITHDRAWN:
-                return "cancelled"
-            case state:
-                return state.value
-
-
-@dataclass(eq=False, slots=True)
 class _Work:
     """What one call still has to do: events to handle, and the commands found so far. The leases in ``touched`` moved,
     those in ``fresh`` since their rules were looked at.
@@ -111,8 +70,13 @@ class _Work:
     moves: int = 0
 
 
-def _is_new(event: Event) -> TypeGuard[LeaseOffered | LeaseUnreadable]:
-    return isinstance(event, LeaseOffered | LeaseUnreadable) and not event.lease
+def _is_new(event: Event) -> TypeGuard[LeaseOffered | LeaseUnreadable | LeaseRecovered | OutcomeRecovered]:
+    return isinstance(event, LeaseOffered | LeaseUnreadable) and not event.lease or _is_recovered(event)
+
+
+def _is_recovered(event: Event) -> TypeGuard[LeaseRecovered | OutcomeRecovered]:
+    """It comes with a number of its own, below that of the first lease."""
+    return isinstance(event, LeaseRecovered | OutcomeRecovered)
 
 
 class Engine:
@@ -138,9 +102,10 @@ class Engine:
         self._rng = rng
         self._claims = Claims(capacity)
         self._joint = Joint(self.registration, self.auth, self.poller, claims=self._claims)
-        self._tasks: dict[LeaseId, _Task] = {}
-        self._stuck: dict[LeaseId, _Task] = {}
-        self._next = first_lease
+        self._tasks: dict[LeaseId, Leased] = {}
+        self._succession = Succession()
+        self._stuck: dict[LeaseId, Leased] = {}
+        self._first = self._next = first_lease
         self._holding = self._waiting = self._unanswered = self._ran = self._unran = 0
         self._node_moved = True
         self._seen: tuple[int, State] = (0, self.poller.state)
@@ -250,10 +215,15 @@ class Engine:
     def _numbered(self, event: Event) -> Event:
         if not _is_new(event):
             return event
-        key, self._next = self._next, self._next + 1
-        self._tasks[key] = _Task(lease.Lease(key=key))
+        if _is_recovered(event):
+            if not 0 < event.lease < self._first or event.lease in self._tasks:
+                raise KeyError(f"{event}: expected a number of its own below {self._first}")
+            key = event.lease
+        else:
+            key, self._next = self._next, self._next + 1
+        self._tasks[key] = Leased(lease.Lease(key=key))
         self._holding += 1
-        self.counters["leased"] += 1
+        self.counters["recovered" if _is_recovered(event) else "leased"] += 1
         return replace(event, lease=key)
 
     def _fire(self, machine: str, event: Event, now: float, work: _Work) -> None:
@@ -268,6 +238,8 @@ class Engine:
             work.touched[subject.key] = work.fresh[subject.key] = None
             if isinstance(subject, lease.Lease):
                 self._recount_lease(subject, record)
+                if (older := self._succession.older(subject)) in self._tasks:
+                    work.fresh[older] = None
             elif isinstance(subject, delivery.Delivery):
                 self._recount_delivery(subject)
         else:
@@ -313,6 +285,10 @@ class Engine:
         self._ran += (subject.state is lease.LeaseState.RUNNING) + (ended and subject.ran)
         self._unran += ended and not subject.ran
 
+    def _superseded(self, task: Leased) -> bool:
+        newer = self._tasks.get(self._succession.newer(task.lease))
+        return newer is not None and newer.lease.state not in (lease.LeaseState.OFFERED, lease.LeaseState.QUEUED)
+
     def _recount_delivery(self, subject: delivery.Delivery) -> None:
         task = self._tasks[subject.key]
         waits = subject.outcome is not None and subject.state in delivery.UNDELIVERED
@@ -329,8 +305,9 @@ class Engine:
         key = subject.key
         if not subject.holds or (subject.outcome is not None and not subject.ran):
             self._claims.release(key)
-        elif subject.state is lease.LeaseState.ACCEPTED:
+        elif subject.state in (lease.LeaseState.FOUND, lease.LeaseState.ACCEPTED):
             self._claims.take(key, subject.runner or subject.task.capability, subject.task.task_id)
+            self._claims.note(key, waits=subject.state is lease.LeaseState.FOUND, stuck=False)
         else:
             self._claims.note(key, waits=subject.state is lease.LeaseState.QUEUED, stuck=subject.stuck)
 
@@ -349,6 +326,7 @@ class Engine:
             key = next(iter(work.fresh))
             task = self._tasks[key]
             joint.lease, joint.session, joint.delivery = task.lease, task.session, task.delivery
+            joint.superseded = task.delivery is not None and self._superseded(task)
             rule = first_that_holds(LEASE_RULES, joint)
             if rule is None:
                 del work.fresh[key]
@@ -368,6 +346,7 @@ class Engine:
             if task.lease.occupied:
                 continue
             del self._tasks[key]
+            self._succession.forget(task.lease)
             if task.ending == "stuck":
                 self._stuck[key] = task
                 if len(self._stuck) > STUCK_MAX:
@@ -384,7 +363,7 @@ class Engine:
                 subject.queued = None
         return None
 
-    def _status(self, task: _Task) -> TaskStatus:
+    def _status(self, task: Leased) -> TaskStatus:
         subject: Subject = task.delivery if task.delivery is not None else task.lease
         problems = (task.delivery.problem if task.delivery else "", OCCUPIED if task.lease.occupied else "")
         return TaskStatus(

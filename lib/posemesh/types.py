@@ -155,6 +155,11 @@ class HeartbeatAnswer(Record):
     max_attempts: int | None = None
     deps_remaining: int | None = None
 
+    @property
+    def cancels(self) -> bool:
+        """It asks that the task end."""
+        return bool(self.cancel) or self.status in ("canceled", "cancelled")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact(Record):

@@ -6,9 +6,20 @@ from collections.abc import Collection, Mapping
 
 from posemesh.commands import StopReason
 from posemesh.outcomes import FailureCode
-from posemesh.types import JSON, Artifact, Outcome, OutcomeKind, TaskIdentity
+from posemesh.types import JSON, Artifact, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity
 
-__all__ = ("failed", "no_runner", "stopped")
+__all__ = ("failed", "identity", "no_runner", "stopped")
+
+
+def identity(envelope: LeaseEnvelope) -> TaskIdentity:
+    """What a report says of the lease's task."""
+    task, domain = envelope.task, envelope.domain_id
+    return TaskIdentity(
+        task_id=str(task.id),
+        job_id=None if task.job_id is None else str(task.job_id),
+        domain_id=None if domain is None else str(domain),
+        capability=task.capability,
+    )
 
 
 def failed(

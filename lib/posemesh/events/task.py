@@ -27,12 +27,15 @@ __all__ = (
     "LeaseExpired",
     "LeaseLost",
     "LeaseOffered",
+    "LeaseRecovered",
     "LeaseUnreadable",
     "NodeStopping",
     "OfferDue",
     "OutcomeAccepted",
     "OutcomeReady",
+    "OutcomeRecovered",
     "OutcomeRejected",
+    "OutcomeSuperseded",
     "OutcomeWithdrawn",
     "ProgressMade",
     "RoomDenied",
@@ -60,7 +63,8 @@ class LeaseOffered(LeaseScoped):
     """Shell, answers Ask: a lease. ``ttl`` is in seconds from now; None where its expiry is absent or already past.
 
     ``runner`` is the name of the one chosen for it, ``""`` that of its capability; user code may take ``timeout``
-    seconds. ``problem`` says why no runner takes the task although one has its capability.
+    seconds. ``problem`` says why no runner takes the task although one has its capability. ``standing`` is the result
+    of an earlier lease of the task, undelivered so far, whose artifacts are still there.
     """
 
     machines: ClassVar[tuple[str, ...]] = ("poller", "lease")
@@ -69,6 +73,7 @@ class LeaseOffered(LeaseScoped):
     runner: str = ""
     timeout: float | None = None
     problem: str = ""
+    standing: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +109,27 @@ class CommitFailed(LeaseEvent):
     """Shell, answers CommitAccepted and CommitOutcome: it is not in the ledger."""
 
     problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecovered(LeaseEvent):
+    """Shell, at the start: a lease on record that was under way when the node before this one ended. The fields are
+    those of LeaseOffered; where ``code`` is given, the task is not run again but failed with it, for ``problem``.
+    """
+
+    envelope: LeaseEnvelope
+    ttl: float | None
+    runner: str = ""
+    timeout: float | None = None
+    code: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRecovered(LeaseEvent):
+    """Shell, at the start: an outcome on record that the service has not answered to."""
+
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,14 +281,20 @@ class DeliveryEvent(LeaseScoped):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeReady(DeliveryEvent):
-    """Coupling: a committed outcome that the service has to hear of."""
+    """Coupling: a committed outcome that the service has to hear of; ``reply_lost`` where it may have heard already."""
 
     outcome: Outcome
+    reply_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushSettled(DeliveryEvent):
     """Coupling: nothing is to be waited for before the outcome is offered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeSuperseded(DeliveryEvent):
+    """Coupling: a newer lease of the same task decides what the service is to hear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ Rules:
    was taken: that is unconfirmed, not refused.
 3. 400, 413 and 422 say that the report itself cannot be taken; the same report never will. The service is told so,
    once, with a failure ``report_rejected``; if it does not take that either, the outcome is stuck and the operator's.
+4. A report that was offered once gives way to a newer lease of its task: what that one ends with is what counts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from posemesh.events import (
     OutcomeAccepted,
     OutcomeReady,
     OutcomeRejected,
+    OutcomeSuperseded,
     OutcomeWithdrawn,
     TokenRenewed,
 )
@@ -42,10 +44,11 @@ class DeliveryState(State):
     REFUSED = "refused", "The service says that the lease is gone."
     UNCONFIRMED = "unconfirmed", "The lease is gone, and an earlier reply was lost: the report may have been taken."
     WITHDRAWN = "withdrawn", "The service cancelled the task before it could hear of its outcome."
+    SUPERSEDED = "superseded", "A newer lease of the task is here; the service hears what that one ends with."
     STUCK = "stuck", "The service takes neither the report nor the failure in its place. Kept for the operator."
 
 
-PENDING, OFFERING, BACKING_OFF, DELIVERED, REFUSED, UNCONFIRMED, WITHDRAWN, STUCK = DeliveryState
+PENDING, OFFERING, BACKING_OFF, DELIVERED, REFUSED, UNCONFIRMED, WITHDRAWN, SUPERSEDED, STUCK = DeliveryState
 
 UNDELIVERED = frozenset({PENDING, OFFERING, BACKING_OFF})
 """The states in which an outcome counts as waiting."""
@@ -92,7 +95,7 @@ def token_helps(delivery: Delivery, step: Step[TokenRenewed]) -> bool:
 
 
 def take(delivery: Delivery, step: Step[OutcomeReady]) -> None:
-    delivery.outcome = step.event.outcome
+    delivery.outcome, delivery.reply_lost = step.event.outcome, step.event.reply_lost
 
 
 def offer(delivery: Delivery, step: Step[Event]) -> Command:
@@ -126,7 +129,7 @@ def settle_as(ending: DeliveryState) -> Callable[[Delivery, Step[Event]], Comman
     """The action that tells the ledger how the delivery ends."""
 
     def settle(delivery: Delivery, step: Step[Event]) -> Command:
-        return SettleOutcome(lease=delivery.key, ending=ending.value)
+        return SettleOutcome(lease=delivery.key, ending=ending.value, problem=delivery.problem)
 
     return settle
 
@@ -153,6 +156,13 @@ TABLE = (
         WITHDRAWN,
         "nobody waits for the result of a cancelled task",
         do=(settle_as(WITHDRAWN),),
+    ),
+    Edge(
+        OutcomeSuperseded,
+        BACKING_OFF,
+        SUPERSEDED,
+        "it must not end the newer lease",
+        do=(settle_as(SUPERSEDED),),
     ),
     Edge(OutcomeAccepted, OFFERING, DELIVERED, "the service has it", do=(settle_as(DELIVERED),)),
     Edge(
@@ -201,7 +211,7 @@ MACHINE = Lifecycle(
     TABLE,
     subject=Delivery,
     initial=PENDING,
-    ends=(DELIVERED, REFUSED, UNCONFIRMED, WITHDRAWN, STUCK),
+    ends=(DELIVERED, REFUSED, UNCONFIRMED, WITHDRAWN, SUPERSEDED, STUCK),
 )
 
 

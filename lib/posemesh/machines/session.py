@@ -122,7 +122,7 @@ class Session(Subject):
 
 
 def says_cancel(session: Session, step: Step[HeartbeatAccepted]) -> bool:
-    return bool(step.event.answer.cancel) or step.event.answer.status in ("canceled", "cancelled")
+    return step.event.answer.cancels
 
 
 def gone(session: Session, step: Step[HeartbeatFailed]) -> bool:

@@ -14,13 +14,14 @@ Rules:
 
 Unusual edges: a stop that comes while the acceptance is being committed is noted and acted on when the commit is
 answered, so that two commits are never in flight. A lease that cannot be read goes straight to its outcome, a failure
-that names the reason.
+that names the reason; one whose result is there from an earlier lease, to that result. A lease that a node before this
+one took is only found: its task runs again once the service has said that the lease stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from posemesh.commands import (
     Command,
@@ -42,8 +43,10 @@ from posemesh.events import (
     LeaseCancelled,
     LeaseLost,
     LeaseOffered,
+    LeaseRecovered,
     LeaseUnreadable,
     NodeStopping,
+    OutcomeRecovered,
     RoomDenied,
     RoomFound,
     RunnerAbandoned,
@@ -52,68 +55,34 @@ from posemesh.events import (
     RunnerOverdue,
     StopOverdue,
 )
-from posemesh.machines._kernel import Edge, Lifecycle, State, Step, Subject
+from posemesh.machines._kernel import Edge, Lifecycle, Step
+from posemesh.machines.lease.record import HOLDING, Lease, LeaseState
 from posemesh.outcomes import FailureCode
 from posemesh.policy import STOP_GRACE_SECS, offer_delay
 from posemesh.terms import merge, missing
-from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity
-from posemesh.verdict import failed, no_runner, stopped
+from posemesh.types import Outcome, OutcomeKind, TaskIdentity
+from posemesh.verdict import failed, identity, no_runner, stopped
 
 __all__ = ("HOLDING", "MACHINE", "Lease", "LeaseState", "invariants")
 
-
-class LeaseState(State):
-    OFFERED = "offered", "The service gave a task; nothing is decided."
-    ACCEPTED = "accepted", "The acceptance is being committed, the first heartbeat is on its way."
-    PREPARING = "preparing", "Committed; the first heartbeat is not settled."
-    QUEUED = "queued", "All is ready, but its runner's slots or resources are taken."
-    RUNNING = "running", "User code runs."
-    STOPPING = "stopping", "User code was told to stop and has not ended."
-    UNSTOPPABLE = "unstoppable", "User code does not stop. It keeps its slot until it ends or the node leaves."
-    FINISHING = "finishing", "The outcome is known and is being committed."
-    SETTLED = "settled", "The outcome is committed and has to be reported."
-    CANCELLED = "cancelled", "The service cancelled the task. Nothing is reported."
-    LOST = "lost", "The lease was gone before there was a result. Nothing is reported."
-
-
-OFFERED, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
-
-HOLDING = frozenset({OFFERED, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING})
-"""The states in which a lease holds a slot; in others it does while it is ``occupied``."""
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Lease(Subject):
-    """``ran`` since user code was started; ``settled`` since the first heartbeat is; ``commits`` failed in a row.
-    ``occupied`` while user code goes on that has failed already.
-    """
-
-    state: State = OFFERED
-    task: TaskIdentity = TaskIdentity(task_id="")
-    envelope: LeaseEnvelope | None = None
-    ttl: float | None = None
-    runner: str = ""
-    timeout: float | None = None
-    settled: bool = False
-    ran: bool = False
-    occupied: bool = False
-    stop: StopReason | None = None
-    outcome: Outcome | None = None
-    commits: int = 0
-
-    @property
-    def holds(self) -> bool:
-        """It holds a slot."""
-        return self.state in HOLDING or self.occupied
-
-    @property
-    def stuck(self) -> bool:
-        """Its user code was told to stop and does not."""
-        return self.state is UNSTOPPABLE or self.occupied
+OFFERED, FOUND, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, *ENDS = LeaseState
+SETTLED, CANCELLED, LOST = ENDS
 
 
 def cancelled(lease: Lease, step: Step[LeaseOffered]) -> bool:
     return step.event.envelope.cancel
+
+
+def has_result(lease: Lease, step: Step[LeaseOffered]) -> bool:
+    return step.event.standing is not None
+
+
+def refused(lease: Lease, step: Step[LeaseRecovered]) -> bool:
+    return bool(step.event.code)
+
+
+def says_cancel(lease: Lease, step: Step[HeartbeatAccepted]) -> bool:
+    return step.event.answer.cancels
 
 
 def unrunnable(lease: Lease, step: Step[LeaseOffered]) -> bool:
@@ -161,21 +130,28 @@ def ends_lost(lease: Lease, step: Step[Committed]) -> bool:
     return lease.outcome is not None and lease.outcome.kind is OutcomeKind.LOST
 
 
-def take_terms(lease: Lease, step: Step[LeaseOffered]) -> None:
-    envelope = step.event.envelope
-    task, domain = envelope.task, envelope.domain_id
-    lease.envelope, lease.ttl = envelope, step.event.ttl
+def take_terms(lease: Lease, step: Step[LeaseOffered | LeaseRecovered]) -> None:
+    lease.envelope, lease.ttl = step.event.envelope, step.event.ttl
     lease.runner, lease.timeout = step.event.runner, step.event.timeout
-    lease.task = TaskIdentity(
-        task_id=str(task.id),
-        job_id=None if task.job_id is None else str(task.job_id),
-        domain_id=None if domain is None else str(domain),
-        capability=task.capability,
-    )
+    lease.task = identity(step.event.envelope)
 
 
-def accept(lease: Lease, step: Step[LeaseOffered]) -> Command:
-    return CommitAccepted(lease=lease.key, envelope=step.event.envelope)
+def accept(lease: Lease, step: Step[Event]) -> Command:
+    assert lease.envelope is not None
+    return CommitAccepted(lease=lease.key, envelope=lease.envelope)
+
+
+def take_result(lease: Lease, step: Step[LeaseOffered]) -> Command:
+    assert step.event.standing is not None
+    return _conclude(lease, replace(step.event.standing, task=lease.task))
+
+
+def take_outcome(lease: Lease, step: Step[OutcomeRecovered]) -> None:
+    lease.outcome, lease.task, lease.recovered = step.event.outcome, step.event.outcome.task, True
+
+
+def fail_recovered(lease: Lease, step: Step[LeaseRecovered]) -> Command:
+    return _conclude(lease, failed(lease.task, step.event.code, step.event.problem))
 
 
 def fail_unreadable(lease: Lease, step: Step[LeaseUnreadable]) -> Command:
@@ -313,13 +289,20 @@ _RUNNER_ENDS = (RunnerFinished, RunnerFailed)
 _TOLD = (STOPPING, UNSTOPPABLE)
 _RUNS = (RUNNING, *_TOLD)
 _READY = (ACCEPTED, PREPARING, QUEUED)
+_UNBEGUN = (FOUND, PREPARING, QUEUED)
 _OVER = (FINISHING, SETTLED, CANCELLED, LOST)
 
 TABLE = (
     Edge(LeaseOffered, OFFERED, FINISHING, "cancelled before it arrived", cancelled, (take_terms, end_cancelled)),
+    Edge(LeaseOffered, OFFERED, FINISHING, "its result is there already", has_result, (take_terms, take_result)),
     Edge(LeaseOffered, OFFERED, FINISHING, "another node may run it", unrunnable, (take_terms, fail_no_runner)),
     Edge(LeaseOffered, OFFERED, ACCEPTED, "a runner for it is here", do=(take_terms, accept)),
     Edge(LeaseUnreadable, OFFERED, FINISHING, "its task is named, so it can be given back", do=(fail_unreadable,)),
+    Edge(OutcomeRecovered, OFFERED, SETTLED, "it was committed before the node ended", do=(take_outcome,)),
+    Edge(LeaseRecovered, OFFERED, FINISHING, "it must not run again", refused, (take_terms, fail_recovered)),
+    Edge(LeaseRecovered, OFFERED, FOUND, "it may run again where its lease stands", do=(take_terms,)),
+    Edge(HeartbeatAccepted, FOUND, None, "it stands, to be cancelled", says_cancel),
+    Edge(HeartbeatAccepted, FOUND, ACCEPTED, "the service says that it stands", do=(merge_terms, accept)),
     Edge(Committed, ACCEPTED, FINISHING, "it was to stop before it began", told_to_stop, (end_stopped,)),
     Edge(Committed, ACCEPTED, FINISHING, "its terms lack what a task needs", unpreparable, (fail_setup,)),
     Edge(Committed, ACCEPTED, QUEUED, "what its runner needs is taken", settled_no_room),
@@ -337,10 +320,7 @@ TABLE = (
     Edge(HeartbeatAccepted, _RUNS, None, "the next storage request uses the new token", do=(rotate_token,)),
     Edge(HeartbeatAccepted, _OVER, None, "the task needs no terms any more"),
     *(Edge(stop, ACCEPTED, None, "acted on when the commit is answered", do=(note_stop,)) for stop in _STOPS),
-    *(
-        Edge(stop, (PREPARING, QUEUED), FINISHING, "user code need not begin", do=(note_stop, end_stopped))
-        for stop in _STOPS
-    ),
+    *(Edge(stop, _UNBEGUN, FINISHING, "user code need not begin", do=(note_stop, end_stopped)) for stop in _STOPS),
     *(
         Edge(stop, RUNNING, STOPPING, "going on is of no use, or not allowed", do=(note_stop, stop_runner))
         for stop in _STOPS
