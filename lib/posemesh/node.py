@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,10 @@ from typing import Self, TypeVar
 from posemesh import telemetry
 from posemesh.capacity import Capacity
 from posemesh.config import NodeConfig
+from posemesh.control.ledger import SqliteStore
+from posemesh.control.node_ledger import NodeLedger
+from posemesh.control.records import Ids
+from posemesh.control.store import LedgerUnfit, Store
 from posemesh.errors import ConfigError, NodeStopped, PosemeshError
 from posemesh.machines._kernel import Moved
 from posemesh.runners.api import Runner, RunnerTarget
@@ -34,10 +38,11 @@ from posemesh.runners.noop import noop
 from posemesh.runners.router import RoutedRunner
 from posemesh.runtime import Runtime
 from posemesh.shell.clock import Clock, SystemClock
-from posemesh.shell.ledger import MemoryLedger
 from posemesh.shell.offload import HostOffload, Offload, ThreadOffload
 from posemesh.shell.secrets import MemorySecretStore, SecretStore
+from posemesh.shell.signer import Signer
 from posemesh.snapshot import Statistics
+from posemesh.storage.workspace import state_dir
 from posemesh.target import importing
 
 __all__ = ("Node",)
@@ -69,9 +74,12 @@ class Node:
         self._declared: dict[str, Declared] = {}
         self._runtime: Runtime | None = None
         self._statistics: Statistics | None = None
+        self._store: Store | None = None
+        self._opening: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         # What a simulation puts in place of these is not part of the public surface.
         self._offload: Callable[[], Offload] = HostOffload
+        self._open_store: Callable[[Path, Offload], Awaitable[Store]] = SqliteStore.open
         self._rng = Random()
         self._secrets: SecretStore = MemorySecretStore()
 
@@ -89,6 +97,7 @@ class Node:
         timeout: float | None = None,
         slots: int | None = None,
         resources: Mapping[str, int] | None = None,
+        restart: str = "replay",
         memory_bytes: int | None = None,
         keep: bool = True,
         env: Mapping[str, str] | None = None,
@@ -100,12 +109,13 @@ class Node:
         capability apart. ``executor`` is inline (async functions) or thread (plain ones) where it is not given, or
         process, an interpreter of its own, to which alone ``memory_bytes``, ``keep`` (reuse it for the next task) and
         ``env`` apply. A task may take ``timeout`` seconds. At most ``slots`` run at once, and as many as
-        ``resources`` (RESOURCES) suffice for.
+        ``resources`` (RESOURCES) suffice for. A task that was under way when the node ended runs again once the node is
+        started and its lease still stands, unless ``restart`` is ``never``: then it is failed.
 
         Raises ValueError for a name that is taken and options that do not fit, TypeError for what is no runner.
         """
         check_capability(capability)  # now: a decorator without its brackets would give the function away unseen
-        terms = _terms(name, labels, timeout, slots, resources)
+        terms = _terms(name, labels, timeout, slots, resources, restart)
 
         def register(target: F) -> F:
             self._add(
@@ -127,13 +137,14 @@ class Node:
         timeout: float | None = None,
         slots: int | None = None,
         resources: Mapping[str, int] | None = None,
+        restart: str = "replay",
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         """Offer ``capability`` by a program: ``argv`` with ``{input}``, ``{outputs}`` and the like filled in. The
         options are those of :meth:`runner`.
         """
-        terms = _terms(name, labels, timeout, slots, resources)
+        terms = _terms(name, labels, timeout, slots, resources, restart)
         self._add(declare_command(capability, argv, terms, memory_bytes=memory_bytes, env=env))
 
     def register(
@@ -145,11 +156,12 @@ class Node:
         timeout: float | None = None,
         slots: int | None = None,
         resources: Mapping[str, int] | None = None,
+        restart: str = "replay",
     ) -> None:
         """Offer ``capability`` by a runner that says itself which tasks it supports, and builds them. The options are
         those of :meth:`runner`.
         """
-        self._add(declare_routed(capability, routed, _terms(None, labels, timeout, slots, resources)))
+        self._add(declare_routed(capability, routed, _terms(None, labels, timeout, slots, resources, restart)))
 
     async def start(self) -> None:
         """Register, sign in, and begin to lease; user code runs on this loop. Returns after the first sign-in.
@@ -176,6 +188,8 @@ class Node:
 
         A node that is not running is left as it is.
         """
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
         runtime = self._runtime
         if runtime is None:
             return
@@ -263,36 +277,69 @@ class Node:
             await self._close()
 
     async def _open(self, config: NodeConfig, offload: Callable[[], Offload], port: int | None) -> None:
-        if self._runtime is not None:
+        if self._runtime is not None or self._opening is not None:
             raise PosemeshError("the node is running already; stop it first")
-        self._closing = None
-        runners = self._offered(config)
-        capacity = Capacity((runner.offer for runner in runners), dict(config.resources))
-        self._runtime = Runtime(
-            config,
-            runners,
-            capacity=capacity,
-            metrics=self._metrics or _metrics(port),
-            clock=self._clock,
-            offload=offload(),
-            rng=self._rng,
-            ledger=MemoryLedger(),
-            secrets=self._secrets,
-        )
+        self._opening = asyncio.get_running_loop().create_future()
+        try:
+            self._runtime = await self._made(config, offload(), port)
+        finally:
+            self._opening.set_result(None)
+            self._opening = None
         try:
             await self._runtime.open(port, fixed=config.node_port is not None or config.node_url is not None)
         except BaseException:
             await self._close()
             raise
 
+    async def _made(self, config: NodeConfig, offload: Offload, port: int | None) -> Runtime:
+        """The runtime on its ledger, which is open then."""
+        try:
+            self._closing = None
+            runners = self._offered(config)
+            capacity = Capacity((runner.offer for runner in runners), dict(config.resources))
+            ledger = await self._open_ledger(config, offload)
+            return Runtime(
+                config,
+                runners,
+                capacity=capacity,
+                metrics=self._metrics or _metrics(port),
+                clock=self._clock,
+                offload=offload,
+                rng=self._rng,
+                ledger=ledger,
+                secrets=self._secrets,
+            )
+        except BaseException:
+            await self._close()
+            offload.close()
+            raise
+
+    async def _open_ledger(self, config: NodeConfig, offload: Offload) -> NodeLedger:
+        address = Signer(config.secp256k1_privhex).address
+        place = state_dir(config.state_dir, address)
+        if place is None:
+            raise LedgerUnfit("there is no home directory to keep the node's records in; set STATE_DIR")
+        self._store = await self._open_store(place, offload)
+        wall = self._clock.wall
+        return await NodeLedger.open(self._store, f"rt:node:{address}", wall=wall, ids=Ids(wall, Random()))
+
     async def _close(self) -> None:
         """Close the runtime, once, whoever asks and whether or not they are cancelled while they wait."""
         if self._runtime is not None:
-            runtime, self._runtime = self._runtime, None
-            self._statistics = runtime.statistics()
-            self._closing = asyncio.ensure_future(runtime.close())
+            self._statistics = self._runtime.statistics()
+        if self._runtime is not None or self._store is not None:
+            self._closing = asyncio.ensure_future(self._let_go(self._runtime, self._store))
+            self._runtime = self._store = None
         if self._closing is not None:
             await asyncio.shield(self._closing)
+
+    async def _let_go(self, runtime: Runtime | None, store: Store | None) -> None:
+        try:
+            if runtime is not None:
+                await runtime.close()
+        finally:
+            if store is not None:
+                await store.close()
 
     def _running(self) -> Runtime:
         if self._runtime is None:
@@ -336,8 +383,11 @@ def _terms(
     timeout: float | None,
     slots: int | None,
     resources: Mapping[str, int] | None,
+    restart: str,
 ) -> Terms:
-    return Terms(name=name, labels=labels or {}, timeout=timeout, slots=slots, resources=resources or {})
+    return Terms(
+        name=name, labels=labels or {}, timeout=timeout, slots=slots, resources=resources or {}, restart=restart
+    )
 
 
 def _metrics(port: int | None) -> MetricsBackend:

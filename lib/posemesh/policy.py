@@ -10,6 +10,7 @@ from random import Random
 __all__ = (
     "ASK_AFTER_OFFER_SECS",
     "ASK_GRACE_SECS",
+    "ATTEMPTS_MAX",
     "BACKLOG_MAX",
     "CHILD_GRACE_SECS",
     "DOUBT_SECS",
@@ -39,6 +40,8 @@ __all__ = (
     "token_round_delay",
 )
 
+ATTEMPTS_MAX = 3
+"""A task under which the node ended this often is not run again: it may be what ends the node."""
 REFUSALS_MAX = 3
 """Registrations answered 400, 401 or 403 in a row, before the first success, after which the node gives up."""
 WARN_EVERY_SECS = 180.0

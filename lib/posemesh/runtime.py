@@ -11,10 +11,12 @@ from typing import Any
 from posemesh.capacity import Capacity
 from posemesh.commands import Command
 from posemesh.config import NodeConfig
+from posemesh.control.node_ledger import NodeLedger
 from posemesh.engine import Engine
 from posemesh.errors import NodeStartError, PosemeshError
 from posemesh.events import CancelRequested, DrainRequested, Event, NodeLeft, NodeStarted
 from posemesh.machines._kernel import Moved
+from posemesh.recovered import recovered
 from posemesh.runners.context import BuildContext
 from posemesh.runners.executors.declared import Declared
 from posemesh.runners.metrics import MetricsBackend, MetricsHandle
@@ -23,7 +25,6 @@ from posemesh.runners.router import RunnerRouter
 from posemesh.shell.clock import Clock
 from posemesh.shell.executor import Executor
 from posemesh.shell.http import Http
-from posemesh.shell.ledger import Ledger
 from posemesh.shell.network import Network
 from posemesh.shell.observe import Observer
 from posemesh.shell.offload import Offload
@@ -55,7 +56,7 @@ class Runtime:
         clock: Clock,
         offload: Offload,
         rng: Random,
-        ledger: Ledger,
+        ledger: NodeLedger,
         secrets: SecretStore,
     ) -> None:
         for secret in (config.reg_secret, config.secp256k1_privhex):
@@ -65,6 +66,7 @@ class Runtime:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.left: asyncio.Future[None] = loop.create_future()
         self.port: int | None = None
+        self._clock = clock
         self._gate = asyncio.Lock()
         self._offload = offload
         self._ledger = ledger
@@ -75,7 +77,9 @@ class Runtime:
         counted = MetricsHandle.of(metrics)
         self._registry = RunnerRegistry(_router(runners, offload, counted), counted)
         capabilities = sorted({runner.capability for runner in runners})
-        self._engine = Engine(config, capabilities, rng, capacity=capacity)
+        self._runners = {runner.name: runner for runner in runners}
+        self._found = range(1, 1 + len(ledger.owed) + len(ledger.interrupted))
+        self._engine = Engine(config, capabilities, rng, first_lease=self._found.stop, capacity=capacity)
         self._observer = Observer(self._engine, clock)
         timeouts = {runner.name: runner.terms.timeout for runner in runners}
         self._executor = Executor(
@@ -84,6 +88,7 @@ class Runtime:
             secrets=secrets,
             registry=self._registry,
             storage=self._storage.task,
+            stands=self._storage.stands,
             metrics=counted,
             post=self.post,
             left=self._leave,
@@ -152,7 +157,22 @@ class Runtime:
         logger().info(f"node {self.address} offers {', '.join(sorted(self._engine.capabilities))}")
         self._sweeping = asyncio.ensure_future(self._sweep())
         await self._check()
+        self._recover()
         self.post(NodeStarted())
+
+    def _recover(self) -> None:
+        owed, left = len(self._ledger.owed), len(self._ledger.interrupted)
+        if owed or left:
+            logger().info(f"on record: {owed} outcome(s) to deliver, {left} task(s) that were under way")
+        for event in recovered(
+            self._ledger,
+            self._found,
+            route=self._registry.route,
+            runners=self._runners,
+            slots=self.config.max_concurrency,
+            wall=self._clock.wall(),
+        ):
+            self.post(event)
 
     async def _check(self) -> None:
         """Let runners look whether they can work here, unless the node is told to stop meanwhile."""
@@ -209,8 +229,12 @@ class Runtime:
         self.post(NodeLeft())
         self._scheduler.close()
         for outcome in self._ledger.unsettled():
-            logger().error(f"task {outcome.task.task_id}: its outcome ({outcome.kind}) could not be delivered")
+            logger().warning(
+                f"task {outcome.task.task_id}: its outcome ({outcome.kind}) is not delivered; it is on record and goes "
+                "out when the node is started again"
+            )
         await self._executor.close()
+        await self._ledger.close()
         await self._registry.close()
         await self._server.close()
         if self._sweeping is not None:

@@ -36,6 +36,7 @@ LAYERS = (
     ("runners.executors",),
     ("storage",),
     ("control",),
+    ("recovered",),
     ("runtime",),
     ("node",),
     ("devnet", "conformance", "testing"),
@@ -71,6 +72,8 @@ TESTED_IN = {
     "runners.executors.child": "runners/executors/test_process.py",
     "runners.executors.link": "runners/executors/test_process.py",
     "runners.executors.peer": "runners/executors/test_process.py",
+    "control.node_rows": "control/test_node_ledger.py",
+    "shell.ledger": "shell/test_executor.py",
     # One suite for both stores.
     "control.memory": "control/test_store.py",
     "control.tables": "control/test_store.py",

@@ -7,18 +7,20 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
 
 from posemesh import NodeConfig, telemetry
 from posemesh.capacity import Capacity
+from posemesh.control.memory import MemoryStore
+from posemesh.control.node_ledger import NodeLedger
 from posemesh.devnet import Devnet, DevnetConfig
 from posemesh.runners.executors.declared import Terms, declare_runner
 from posemesh.runners.metrics import MetricsBackend, noop_metrics
 from posemesh.runners.prometheus import PrometheusMetrics
 from posemesh.runtime import ListenError, Runtime
-from posemesh.shell.ledger import MemoryLedger
 from posemesh.shell.offload import InlineOffload
 from posemesh.shell.secrets import MemorySecretStore
 from posemesh.testing import LoopClock, run_virtual
@@ -53,7 +55,7 @@ def with_runtime(
                 clock=LoopClock(),
                 offload=InlineOffload(),
                 rng=Random(1),
-                ledger=MemoryLedger(),
+                ledger=await NodeLedger.open(MemoryStore(), "rt:node:1", wall=lambda: 0.0, ids=lambda: str(uuid4())),
                 secrets=MemorySecretStore(),
             )
             try:

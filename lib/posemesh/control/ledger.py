@@ -50,7 +50,12 @@ class SqliteStore:
         """Open the ledger of ``directory``, or begin one. Raises LedgerBusy, LedgerCorrupt, LedgerTooNew, LedgerUnfit,
         LedgerFull, LedgerFailed.
         """
-        return cls(await offload.call(Database.open, directory, connect), offload)
+        opening = asyncio.ensure_future(offload.call(Database.open, directory, connect))
+        try:
+            return cls(await asyncio.shield(opening), offload)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unused)
+            raise
 
     def __repr__(self) -> str:
         return f"<SqliteStore {str(self._database.path)!r}, {len(self._waiting)} waiting>"
@@ -157,6 +162,11 @@ class SqliteStore:
     def _expect_open(self) -> None:
         if self._closing is not None:
             raise LedgerClosed(f"{self._database.path}: the ledger was closed")
+
+
+def _close_unused(opening: asyncio.Future[Database]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _answer(group: Sequence[Waiting], results: Sequence[Exception | None]) -> None:

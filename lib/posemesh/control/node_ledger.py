@@ -2,23 +2,29 @@
 
 A lease that was taken is an input, open until its outcome is committed; the outcome of a run is an outbox entry, which
 waits until the service has answered. Both hold the task's id as a key for so long, so that a task that is leased again
-takes the place of what an earlier lease of it left.
-
-No token is kept. The task's own token is short-lived, and the next heartbeat brings a new one to a node that finds its
-lease alive after a restart; the reports need the node's token alone. What is kept of a lease is what was asked and on
-whose behalf, readable by the node's user only.
+takes the place of what an earlier lease of it left. What is kept is readable by the node's user only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from posemesh.control.records import InputId, InputKind, InputPhase, OutboxEntry, decode, encode
+from posemesh.control.node_rows import (
+    Interrupted,
+    Owed,
+    displaced,
+    ending,
+    entry_of,
+    has_receipt,
+    interrupted_of,
+    taken,
+    taken_again,
+)
+from posemesh.control.records import InputKind, InputPhase
 from posemesh.control.store import (
     Commit,
     Conflict,
@@ -31,40 +37,29 @@ from posemesh.control.store import (
     Store,
     StoreError,
 )
-from posemesh.errors import WireError
 from posemesh.events import LeaseId
 from posemesh.telemetry import logger
-from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind
+from posemesh.types import LeaseEnvelope, Outcome
 
 __all__ = ("Interrupted", "NodeLedger", "Owed")
 
-_REPORTED: Final = (OutcomeKind.COMPLETED, OutcomeKind.FAILED)
-_CROSSED_MAX: Final = 2
+_CROSSED_MAX: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupted:
-    """Work that was under way when the node before this one ended. ``envelope`` has no token."""
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A commit that has not been answered. Given again it is the same, so that the store sees where it has happened;
+    it is made anew only where others were before it.
+    """
 
-    id: str
-    envelope: LeaseEnvelope
-    fence: int
-    since: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owed:
-    """An outcome that the service has not answered to."""
-
-    id: str
-    outcome: Outcome
-    fence: int
-    since: float
+    task: str
+    build: Callable[[], Commit]
+    commit: Commit | None = None
 
 
 class NodeLedger:
     """The :class:`posemesh.shell.ledger.Ledger` of the node called ``runtime``. Leases are numbered anew by each
-    process, so what an earlier one left is found by task, and offered under a number given with :meth:`adopt`.
+    process: what an earlier one left is given a number with :meth:`adopt` and :meth:`resume`.
 
     ``wall`` gives seconds since the epoch, ``ids`` names that were never given before.
     """
@@ -75,19 +70,20 @@ class NodeLedger:
         self._wall = wall
         self._ids = ids
         self._position = snapshot.position
+        self._sequence = snapshot.sequence
         self._inputs: dict[LeaseId, InputRow] = {}
+        self._open = {row.id: row for row in snapshot.inputs}
         self._holders = {row.key: row for row in snapshot.inputs if row.key is not None}
         self._outbox = {row.id: row for row in snapshot.outbox}
-        self._outcomes = {row.id: _entry(row).outcome for row in snapshot.outbox}
+        self._outcomes = {row.id: entry_of(row).outcome for row in snapshot.outbox}
         self._entries: dict[LeaseId, str] = {}
-        self._commits: dict[LeaseId, Callable[[], Commit]] = {}
+        self._pending: dict[LeaseId, _Pending] = {}
         self._notes: set[asyncio.Task[None]] = set()
-        #: What the node before this one left behind, as it was found when this one was opened.
-        self.interrupted = tuple(_interrupted(row) for row in snapshot.inputs)
-        self.owed = tuple(
-            Owed(id=row.id, outcome=self._outcomes[row.id], fence=row.fence, since=row.created)
-            for row in snapshot.outbox
-        )
+        self._gate = asyncio.Lock()
+        self._unsure = 0
+        #: What the node before this one left behind, as it was found when this one was opened, the oldest first.
+        self.interrupted = tuple(interrupted_of(row) for row in snapshot.inputs)
+        self.owed = tuple(map(self._owed, self._outbox))
 
     @classmethod
     async def open(cls, store: Store, runtime: str, *, wall: Callable[[], float], ids: Callable[[], str]) -> Self:
@@ -108,26 +104,44 @@ class NodeLedger:
         return ledger
 
     async def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> None:
-        row = self._inputs[lease] = self._taken(envelope)
-        commit = await self._commit(
-            row.task, lambda: Commit(runtime=self._runtime, inputs=(*self._displaced(row), row))
-        )
-        self._note_rows(commit)
+        """A lease that was resumed is another attempt of its input."""
+        now, run = self._wall(), self._ids()
+        self._position += 1
+        found = self._inputs.get(lease)
+        if found is None:
+            row = taken(self._runtime, self._ids(), run, self._position, envelope, now)
+            # Before the commit is answered: its end may be committed while that is still unknown.
+            self._inputs[lease] = row
+            await self._commit(_Pending(row.task, lambda: self._accepted(row)))
+        else:
+            fence = self._position
+            pending = _Pending(
+                found.task,
+                lambda: Commit(
+                    runtime=self._runtime,
+                    inputs=(taken_again(self._inputs[lease], run, fence, envelope, now),),
+                ),
+            )
+            await self._commit(pending)
 
-    async def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> None:
-        if lease not in self._commits:
+    def _accepted(self, row: InputRow) -> Commit:
+        return Commit(runtime=self._runtime, inputs=(*displaced(self._holders.get(row.task), row), row))
+
+    async def commit_outcome(self, lease: LeaseId, outcome: Outcome, name: str = "") -> None:
+        """``name`` is the router's for the run that came to it."""
+        if lease not in self._pending:
             if lease not in self._inputs:
                 self._inputs[lease] = self._unread(outcome)
             entry, now = self._ids(), self._wall()
-            # Given again where its answer was lost, it is the same commit, whose store sees that it has happened.
-            self._commits[lease] = lambda: self._ended(self._inputs[lease], outcome, entry, now)
-        commit = await self._commit(outcome.task.task_id, self._commits[lease])
-        self._note_rows(commit)
+            self._pending[lease] = _Pending(
+                outcome.task.task_id, lambda: self._ended(self._inputs[lease], outcome, entry, name, now)
+            )
+        commit = await self._commit(self._pending[lease])
         for waiting in commit.outbox:
             self._outbox[waiting.id] = waiting
             self._outcomes[waiting.id] = outcome
             self._entries[lease] = waiting.id
-        del self._inputs[lease], self._commits[lease]
+        del self._inputs[lease], self._pending[lease]
 
     def settle(self, lease: LeaseId, ending: str, problem: str = "") -> None:
         """Note how the outcome's delivery ended, and what stood in its way. A note that cannot be written costs one
@@ -146,50 +160,32 @@ class NodeLedger:
         return tuple(self._outcomes.values())
 
     def adopt(self, lease: LeaseId, id: str) -> None:
-        """Offer what is owed as ``id`` under the number ``lease``: after a restart, or since its task was leased
-        again. Raises KeyError for what is not owed.
-        """
+        """Offer what is owed as ``id`` under the number ``lease``. Raises KeyError for what is not owed."""
         if id not in self._outbox:
             raise KeyError(id)
-        self._entries = {each: entry for each, entry in self._entries.items() if entry != id}
         self._entries[lease] = id
 
-    def owed_for(self, task_id: str) -> Owed | None:
-        """The outcome that waits to be delivered for that task."""
-        for id, outcome in self._outcomes.items():
-            if outcome.task.task_id == task_id:
-                row = self._outbox[id]
-                return Owed(id=id, outcome=outcome, fence=row.fence, since=row.created)
-        return None
+    def resume(self, lease: LeaseId, id: str) -> None:
+        """Go on with the interrupted ``id`` under the number ``lease``. Raises KeyError for what was not."""
+        self._inputs[lease] = self._open.pop(id)
+
+    def undelivered(self, task_id: str) -> Outcome | None:
+        """The latest outcome of that task whose delivery has not ended."""
+        return next((each for each in reversed(self._outcomes.values()) if each.task.task_id == task_id), None)
 
     async def close(self) -> None:
         """Let the notes be written. The store is left open for whom it belongs to."""
         while self._notes:
             await asyncio.wait(tuple(self._notes))
 
+    def _owed(self, id: str) -> Owed:
+        row = self._outbox[id]
+        return Owed(id=id, outcome=self._outcomes[id], fence=row.fence, since=row.created)
+
     # --- Rows ---------------------------------------------------------------------------------------------------
 
-    def _taken(self, envelope: LeaseEnvelope) -> InputRow:
-        self._position += 1
-        now = self._wall()
-        kept = replace(envelope, access_token=None, access_token_expires_at=None)
-        return InputRow(
-            runtime=self._runtime,
-            id=self._ids(),
-            phase=InputPhase.STAGED.value,
-            position=self._position,
-            key=str(envelope.task.id),
-            kind=InputKind.TASK.value,
-            task=str(envelope.task.id),
-            capability=envelope.task.capability,
-            fence=self._position,
-            created=now,
-            updated=now,
-            body=encode(kept).decode(),
-        )
-
     def _unread(self, outcome: Outcome) -> InputRow:
-        """For a lease that was never on record, as it could not be read: only its end will be."""
+        """For a lease that was never on record, as it could not be read, or its result was there: only its end is."""
         self._position += 1
         return InputRow(
             runtime=self._runtime,
@@ -204,31 +200,10 @@ class NodeLedger:
             created=self._wall(),
         )
 
-    def _displaced(self, row: InputRow) -> tuple[InputRow, ...]:
-        """What an earlier lease of the same task left, which gives up its key."""
+    def _ended(self, row: InputRow, outcome: Outcome, entry: str, name: str, now: float) -> Commit:
+        self._sequence += has_receipt(row, outcome)
         holder = self._holders.get(row.task)
-        if holder is None or holder.id == row.id:
-            return ()
-        if not holder.open:
-            return (holder.next(key=None, updated=row.updated),)
-        reason = f"superseded by {row.id}"
-        phase = InputPhase.SUPERSEDED.value
-        return (holder.next(key=None, open=False, phase=phase, reason=reason, updated=row.updated),)
-
-    def _ended(self, row: InputRow, outcome: Outcome, entry: str, now: float) -> Commit:
-        """The commit of an end: the input's, with what the service is to hear of it."""
-        reported = outcome.kind in _REPORTED
-        why = outcome.kind.value if outcome.kind is OutcomeKind.COMPLETED else outcome.reason or outcome.kind.value
-        if row.open:
-            phase = (InputPhase.CONSUMED if reported else InputPhase.ABANDONED).value
-            key = row.task if reported else None
-            ended = row.next(open=False, phase=phase, key=key, reason=why, updated=now)
-            inputs = (*self._displaced(ended), ended)
-        else:  # a newer lease of the task has taken its place meanwhile, and has the key
-            ended = row.next(reason=f"{row.reason}; {why}", updated=now)
-            inputs = (ended,)
-        outbox = (_waiting(ended, outcome, entry),) if reported else ()
-        return Commit(runtime=self._runtime, inputs=inputs, outbox=outbox)
+        return ending(row, holder, outcome, entry=entry, name=name, sequence=self._sequence, now=now)
 
     async def _note(self, task: str, row: OutboxRow, ending: str, problem: str) -> None:
         now = self._wall()
@@ -240,29 +215,50 @@ class NodeLedger:
             return Commit(runtime=self._runtime, outbox=(entry,), inputs=released)
 
         try:
-            self._note_rows(await self._commit(task, ended))
+            await self._commit(_Pending(task, ended))
         except StoreError as error:
             logger().opt(exception=error).warning(
                 f"the ledger did not take note that the outcome of task {task} was {ending}; it is offered once more "
                 "after the next start"
             )
 
-    async def _commit(self, task: str, build: Callable[[], Commit]) -> Commit:
-        """Commit what ``build`` makes. Commits of one task may cross, as when it is leased again just when its outcome
-        is delivered: what came second is made anew on what the first one left.
+    # --- Commits ------------------------------------------------------------------------------------------------
+
+    async def _commit(self, pending: _Pending) -> Commit:
+        """Commit what is pending. Commits of one task may cross, as when it is leased again just when its outcome is
+        delivered: what came second is made anew on what the first one left. Receipts are numbered as they are given, so
+        where one commit fails those behind it have wrong numbers: all go one by one then, until all is well again.
         """
-        for _ in range(_CROSSED_MAX):
-            commit = build()
+        if not self._unsure:
             with suppress(StaleRows, Conflict):
-                await self._store.commit(commit)
-                return commit
-            await self._observe(task)
-        commit = build()
+                return await self._give(pending)
+        self._unsure += 1
+        try:
+            async with self._gate:
+                return await self._mend(pending)
+        finally:
+            self._unsure -= 1
+
+    async def _mend(self, pending: _Pending) -> Commit:
+        for _ in range(_CROSSED_MAX):
+            if pending.commit is not None:
+                with suppress(StaleRows, Conflict):
+                    return await self._give(pending)
+            await self._observe(pending.task)
+            pending.commit = pending.build()
+        return await self._give(pending)
+
+    async def _give(self, pending: _Pending) -> Commit:
+        if pending.commit is None:
+            pending.commit = pending.build()
+        commit = pending.commit
         await self._store.commit(commit)
+        self._note_rows(commit)
         return commit
 
     async def _observe(self, task: str) -> None:
-        """Read the task's rows again."""
+        """Read again what the task's rows are, and the number of the last receipt."""
+        self._sequence = (await self._store.snapshot(self._runtime)).sequence
         holder = await self._store.holder(self._runtime, task)
         for lease, row in tuple(self._inputs.items()):
             if row.task == task:
@@ -283,38 +279,3 @@ class NodeLedger:
             for lease, mine in self._inputs.items():
                 if mine.id == row.id:
                     self._inputs[lease] = row
-
-
-def _waiting(ended: InputRow, outcome: Outcome, id: str) -> OutboxRow:
-    entry = OutboxEntry(
-        id=id,
-        input_id=InputId(ended.id),
-        run_id=None,
-        outcome=outcome,
-        digest=hashlib.sha256(encode(outcome.artifacts)).hexdigest(),
-    )
-    return OutboxRow(
-        runtime=ended.runtime,
-        id=id,
-        input=ended.id,
-        sequence=ended.position,
-        fence=ended.fence,
-        created=ended.updated,
-        updated=ended.updated,
-        body=encode(entry).decode(),
-    )
-
-
-def _interrupted(row: InputRow) -> Interrupted:
-    try:
-        envelope = decode(LeaseEnvelope, row.body)
-    except WireError as error:
-        raise LedgerCorrupt(f"inputs {row.runtime}/{row.id}: {error}; it was left as it is") from None
-    return Interrupted(id=row.id, envelope=envelope, fence=row.fence, since=row.created)
-
-
-def _entry(row: OutboxRow) -> OutboxEntry:
-    try:
-        return decode(OutboxEntry, row.body)
-    except WireError as error:
-        raise LedgerCorrupt(f"outbox {row.runtime}/{row.id}: {error}; it was left as it is") from None

@@ -10,7 +10,7 @@ from posemesh.runners.ending import Ending
 from posemesh.runners.port import LogEvent, Progress, Question
 from posemesh.types import LeaseEnvelope
 
-__all__ = ("Ended", "Job", "Run")
+__all__ = ("Ended", "Job", "NamedRun", "Run")
 
 
 class Run(Protocol):
@@ -19,6 +19,13 @@ class Run(Protocol):
     def cancel(self) -> object:
         """Tell it to stop. It may take its time, or ignore it. Any number of times; after its end it does nothing."""
         ...
+
+
+class NamedRun(Run, Protocol):
+    """A run with its :class:`RunId` as text; ``""`` where none came to be."""
+
+    @property
+    def name(self) -> str: ...
 
 
 Ended: TypeAlias = Callable[[Ending], None]

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from posemesh.errors import NodeStartError, NoRunner, RunnerError, RunnerInternal, RunnerIo, UnsupportedKind
 from posemesh.outcomes import OUTCOMES, FailureCode
 from posemesh.runners.ending import Ending, ending_of, said
-from posemesh.runners.job import Ended, Job, Run
+from posemesh.runners.job import Ended, Job, NamedRun, Run
 from posemesh.runners.metrics import MetricsBackend, MetricsHandle, RunnerType, TaskOutcome, noop_metrics
 from posemesh.runners.router import Registered, RunnerRouter, TaskRef
 from posemesh.telemetry import logger
@@ -66,7 +66,7 @@ class RunnerRegistry:
         except RunnerError as error:
             return Route("", str(error))
 
-    def run_for_lease(self, job: Job, ended: Ended) -> Run:
+    def run_for_lease(self, job: Job, ended: Ended) -> NamedRun:
         """Build the task of ``job`` and start it. On the node's loop, as ``ended`` is: once, perhaps before this
         returns, with ``no_runner`` or ``setup_failed`` where nothing could be started.
 
@@ -81,7 +81,7 @@ class RunnerRegistry:
             picked = self._router.pick(spec)
             lane = self._free_lane(picked.name)
             ref = self._router.build(spec, slot=str(lane), picked=picked)
-            run = _Run(job, ended, picked.name, lane, ref.runner_type, self._clock())
+            run = _Run(job, ended, str(ref.run_id), picked.name, lane, ref.runner_type, self._clock())
             logger().debug(f"task {spec.id} is run {ref.run_id}")
         except _FAULTS as error:
             self._metrics.runner_error(_type_of(picked), _kind_of(error))
@@ -160,6 +160,7 @@ class _Run:
 
     job: Job
     ended: Ended
+    name: str
     runner: str
     lane: int
     runner_type: RunnerType
@@ -185,6 +186,8 @@ class _Run:
 
 
 class _NotStarted:
+    name = ""
+
     def cancel(self) -> None:
         pass
 

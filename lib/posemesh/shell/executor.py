@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from posemesh.commands import (
@@ -29,7 +30,7 @@ from posemesh.commands import (
     Warn,
 )
 from posemesh.errors import NodeStartError
-from posemesh.events import Committed, Event, Failure, LeaseId, SecretStored, SecretUnstored
+from posemesh.events import Committed, Event, Failure, LeaseId, LeaseOffered, SecretStored, SecretUnstored
 from posemesh.runners.metrics import MetricsHandle
 from posemesh.runners.registry import RunnerRegistry
 from posemesh.shell.host import Storage, TaskHost
@@ -37,6 +38,7 @@ from posemesh.shell.ledger import Ledger
 from posemesh.shell.network import Network
 from posemesh.shell.secrets import SecretStore
 from posemesh.telemetry import logger
+from posemesh.types import Artifact, LeaseEnvelope, OutcomeKind
 
 __all__ = ("Executor",)
 
@@ -54,6 +56,7 @@ class Executor:
         secrets: SecretStore,
         registry: RunnerRegistry,
         storage: Callable[[TaskHost], Storage],
+        stands: Callable[[LeaseEnvelope, tuple[Artifact, ...]], Awaitable[bool]],
         metrics: MetricsHandle,
         post: Callable[[Event], None],
         left: Callable[[NodeStartError | None], None],
@@ -63,10 +66,12 @@ class Executor:
         self._secrets = secrets
         self._registry = registry
         self._storage = storage
+        self._stands = stands
         self._metrics = metrics
         self._post = post
         self._left = left
         self._hosts: dict[LeaseId, TaskHost] = {}
+        self._names: dict[LeaseId, str] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._callbacks: dict[int, asyncio.Future[AnswerCallback]] = {}
         self._loop = asyncio.get_running_loop()
@@ -92,9 +97,9 @@ class Executor:
                 self._metrics.token_rotated()
                 if lease in self._hosts:
                     self._hosts[lease].envelope = envelope
-            case SettleOutcome(lease=lease, ending=ending):
+            case SettleOutcome(lease=lease, ending=ending, problem=problem):
                 try:
-                    self._ledger.settle(lease, ending)
+                    self._ledger.settle(lease, ending, problem)
                 except Exception as error:
                     logger().opt(exception=error).warning("the ledger did not take note of a delivery's end")
             case Warn(message=message):
@@ -160,12 +165,19 @@ class Executor:
         asked = time.monotonic()
         event = await self._network.ask(command)
         self._metrics.poll_latency((time.monotonic() - asked) * 1000)
+        if isinstance(event, LeaseOffered):
+            outcome = self._ledger.undelivered(str(event.envelope.task.id))
+            if outcome is not None and outcome.kind is OutcomeKind.COMPLETED:
+                stands = await self._stands(event.envelope, outcome.artifacts)
+                return replace(event, standing=outcome if stands else None)
         return event
 
     async def _run(self, command: StartRunner) -> Event:
+        host = self._hosts[command.lease]
         try:
-            return await self._hosts[command.lease].run(self._registry.run_for_lease)
+            return await host.run(self._registry.run_for_lease)
         finally:
+            self._names[command.lease] = host.run_name
             del self._hosts[command.lease]
 
     def _commit(self, command: CommitAccepted | CommitOutcome) -> None:
@@ -173,18 +185,24 @@ class Executor:
             if isinstance(command, CommitAccepted):
                 commit = self._ledger.commit_accepted(command.lease, command.envelope)
             else:
-                commit = self._ledger.commit_outcome(command.lease, command.outcome)
+                name = self._names.get(command.lease, "")
+                commit = self._ledger.commit_outcome(command.lease, command.outcome, name)
         except Exception as error:
             self._post(_failed(command, error))
             return
         if commit is None:
-            self._post(Committed(lease=command.lease))
+            self._post(self._noted(command))
         else:
             self._begin(command, commit)
 
     async def _committed(self, command: Answered, commit: Awaitable[None]) -> Event:
         assert isinstance(command, CommitAccepted | CommitOutcome)
         await commit
+        return self._noted(command)
+
+    def _noted(self, command: CommitAccepted | CommitOutcome) -> Event:
+        if isinstance(command, CommitOutcome):
+            self._names.pop(command.lease, None)
         return Committed(lease=command.lease)
 
     async def _store(self, command: StoreSecret) -> Event:

@@ -15,7 +15,7 @@ from posemesh.errors import StorageError, TaskStopped
 from posemesh.events import Event, EventLogged, LeaseId, ProgressMade, RunnerFailed, RunnerFinished, TransferMoved
 from posemesh.policy import EVENTS_MAX
 from posemesh.runners.ending import Ending, ending_of
-from posemesh.runners.job import Ended, Job, Run
+from posemesh.runners.job import Ended, Job, NamedRun
 from posemesh.runners.metrics import MetricsHandle
 from posemesh.runners.port import GetToken, LogEvent, Progress, Question, StorageQuestion
 from posemesh.telemetry import logger
@@ -24,7 +24,7 @@ from posemesh.types import Artifact, LeaseEnvelope
 __all__ = ("Launch", "Storage", "TaskHost")
 
 T = TypeVar("T")
-Launch: TypeAlias = Callable[[Job, Ended], Run]
+Launch: TypeAlias = Callable[[Job, Ended], NamedRun]
 
 GATHER_SECS = 0.02
 """What user code reports within this is taken in together."""
@@ -73,7 +73,7 @@ class TaskHost:
         self._make_storage = storage
         self._metrics = metrics
         self._storage: Storage | None = None
-        self._run: Run | None = None
+        self._run: NamedRun | None = None
         self._transfers: set[asyncio.Future[Any]] = set()
         self._moved: dict[tuple[str, str], int] = {}
         self._reports = _Reports(self._take)
@@ -81,6 +81,10 @@ class TaskHost:
     @property
     def lease(self) -> LeaseEnvelope:
         return self.envelope
+
+    @property
+    def run_name(self) -> str:
+        return "" if self._run is None else self._run.name
 
     async def run(self, launch: Launch) -> Event:
         """Run user code to its end and return the event that says how it ended."""

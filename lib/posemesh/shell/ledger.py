@@ -1,6 +1,4 @@
-"""What is on record: which leases were taken and how they ended. Here in memory; the interface is what a durable one
-keeps.
-"""
+"""What is on record: which leases were taken and how they ended. Here only what a node's commands ask of it."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import Protocol
 from posemesh.events import LeaseId
 from posemesh.types import LeaseEnvelope, Outcome
 
-__all__ = ("Ledger", "MemoryLedger")
+__all__ = ("Ledger",)
 
 
 class Ledger(Protocol):
@@ -20,34 +18,14 @@ class Ledger(Protocol):
 
     def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> Awaitable[None] | None: ...
 
-    def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> Awaitable[None] | None: ...
-
-    def settle(self, lease: LeaseId, ending: str) -> None:
-        """Note how the outcome's delivery ended."""
+    def commit_outcome(self, lease: LeaseId, outcome: Outcome, name: str = "") -> Awaitable[None] | None:
+        """``name`` is the router's for the run that came to it, ``""`` where there was none."""
         ...
 
-    def unsettled(self) -> tuple[Outcome, ...]:
-        """Outcomes whose delivery has not ended."""
+    def settle(self, lease: LeaseId, ending: str, problem: str = "") -> None:
+        """Note how the outcome's delivery ended, and what stood in its way."""
         ...
 
-
-class MemoryLedger:
-    """It lasts from a node's start to its stop."""
-
-    def __init__(self) -> None:
-        self._accepted: dict[LeaseId, LeaseEnvelope] = {}
-        self._outcomes: dict[LeaseId, Outcome] = {}
-
-    def commit_accepted(self, lease: LeaseId, envelope: LeaseEnvelope) -> None:
-        self._accepted[lease] = envelope
-
-    def commit_outcome(self, lease: LeaseId, outcome: Outcome) -> None:
-        self._accepted.pop(lease, None)
-        if outcome.kind in ("completed", "failed"):
-            self._outcomes[lease] = outcome
-
-    def settle(self, lease: LeaseId, ending: str) -> None:
-        self._outcomes.pop(lease, None)
-
-    def unsettled(self) -> tuple[Outcome, ...]:
-        return tuple(self._outcomes.values())
+    def undelivered(self, task_id: str) -> Outcome | None:
+        """The latest outcome of that task whose delivery has not ended."""
+        ...

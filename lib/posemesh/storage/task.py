@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -29,10 +31,17 @@ from posemesh.storage.artifacts import Artifacts, Writer
 from posemesh.storage.client import DomainClient, Holder, InfoCache
 from posemesh.storage.identity import client_id
 from posemesh.storage.inputs import Inputs
+from posemesh.storage.uploads import exists
 from posemesh.storage.workspace import Workplace, Workspace, state_dir
-from posemesh.types import Artifact
+from posemesh.telemetry import logger
+from posemesh.terms import missing
+from posemesh.types import Artifact, LeaseEnvelope
+from posemesh.wire.domain import ArtifactName
 
 __all__ = ("NodeStorage", "TaskStorage")
+
+LOOK_SECS = 5.0
+"""A task that is leased again waits no longer for word of the artifacts it has already."""
 
 
 class _Reporting(Holder, Protocol):
@@ -69,13 +78,44 @@ class NodeStorage:
 
     def task(self, holder: _Reporting) -> TaskStorage:
         """The storage of one task."""
-        if self._client_id is None:
-            self._client_id = client_id(self._config.client_id, self._state, self._address)
-        client = DomainClient(self._http, self._config, self._clock, self._client_id, self._infos, holder, self._rng)
+        client = self._client(holder)
         workspace = Workspace(self._place, self._config.workspace_bytes_max)
         inputs = Inputs(client, workspace, self._config, self._offload, holder.transferred)
         artifacts = Artifacts(client, workspace, self._offload, self._config, holder.transferred)
         return TaskStorage(holder, inputs, artifacts, workspace, self._offload)
+
+    async def stands(self, envelope: LeaseEnvelope, artifacts: Iterable[Artifact]) -> bool:
+        """Whether none of ``artifacts`` is known to be gone from the lease's domain. Uploads were acknowledged, so a
+        server that does not say, or not soon, is no reason to make them again.
+        """
+        lasting = [each for each in artifacts if each.id is not None]
+        if not lasting or missing(envelope) is not None:
+            return not lasting
+        client = self._client(_Held(envelope))
+        try:
+            async with asyncio.timeout(LOOK_SECS):
+                for each in lasting:
+                    named = ArtifactName(each.logical_path, each.name, each.data_type)
+                    if not await exists(client, named, str(each.id)):
+                        return False
+        except (TimeoutError, StorageError) as error:
+            said = str(error) or f"no answer within {LOOK_SECS:g} s"
+            logger().warning(f"task {envelope.task.id}: its artifacts are taken to stand ({said})")
+        return True
+
+    def _client(self, holder: Holder) -> DomainClient:
+        if self._client_id is None:
+            self._client_id = client_id(self._config.client_id, self._state, self._address)
+        return DomainClient(self._http, self._config, self._clock, self._client_id, self._infos, holder, self._rng)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A lease that is only looked at."""
+
+    envelope: LeaseEnvelope
+    cancelled: bool = False
+    stop_reason: str | None = None
 
 
 class TaskStorage:

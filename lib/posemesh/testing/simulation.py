@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
+from posemesh.control.memory import MemoryStore
+from posemesh.control.store import Row, Store
 from posemesh.node import Node
 from posemesh.shell.clock import Clock
-from posemesh.shell.offload import InlineOffload
+from posemesh.shell.offload import InlineOffload, Offload
 from posemesh.testing.clock import LoopClock
 
 __all__ = ("simulated",)
 
 
-def simulated(node: Node, *, seed: int = 0, clock: Clock | None = None) -> Node:
+def simulated(node: Node, *, seed: int = 0, clock: Clock | None = None, durable: bool = False) -> Node:
     """Have ``node`` run whole on the running loop, user code and blocking calls included, its chance given by ``seed``.
 
-    ``clock`` is the loop's by default. Call it before ``start()``, on a :class:`posemesh.testing.VirtualLoop`. Returns
-    the node.
+    ``clock`` is the loop's by default. What the node keeps lasts as long as ``node``, or is on disk where ``durable``.
+    Call it before ``start()``, on a :class:`posemesh.testing.VirtualLoop`. Returns the node.
     """
+    rows: dict[object, Row] = {}
+
+    async def in_memory(place: Path, offload: Offload) -> Store:
+        return MemoryStore(rows)
+
+    if not durable:
+        node._open_store = in_memory
     node._offload = InlineOffload
     node._rng = Random(seed)
     node._clock = clock or LoopClock()

@@ -36,7 +36,6 @@ from posemesh.events import CommitFailed, Committed, NoWork, RunnerFailed, Runne
 from posemesh.runners.metrics import noop_metrics
 from posemesh.secret import Secret
 from posemesh.shell.executor import Executor
-from posemesh.shell.ledger import MemoryLedger
 from posemesh.shell.secrets import MemorySecretStore
 from posemesh.testing import run_virtual
 from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
@@ -83,17 +82,42 @@ class NoStorage:
         pass
 
 
+class Noted:
+    """A ledger that takes everything down at once."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[Any, ...]] = []
+        self.owed: dict[str, Outcome] = {}
+
+    def commit_accepted(self, lease: int, envelope: LeaseEnvelope) -> None:
+        self.notes.append((lease, envelope))
+
+    def commit_outcome(self, lease: int, outcome: Outcome, name: str = "") -> None:
+        self.notes.append((lease, outcome, name))
+
+    def settle(self, lease: int, ending: str, problem: str = "") -> None:
+        self.notes.append((lease, ending, problem))
+
+    def undelivered(self, task_id: str) -> Outcome | None:
+        return self.owed.get(task_id)
+
+
+async def all_stand(envelope: LeaseEnvelope, artifacts: object) -> bool:
+    return True
+
+
 class Rig:
     def __init__(self, **parts: Any) -> None:
         self.posted: list[Any] = []
         self.left: list[NodeStartError | None] = []
         given = {
             "network": Failing(OSError("no network")),
-            "ledger": MemoryLedger(),
+            "ledger": Noted(),
             "secrets": MemorySecretStore(),
             "registry": registering({}),
             "metrics": noop_metrics(),
             "storage": lambda host: NoStorage(),
+            "stands": all_stand,
         }
         self.executor = Executor(**(given | parts), post=self.posted.append, left=self.left.append)
 
@@ -163,13 +187,12 @@ def test_an_answer_is_passed_on() -> None:
 
 def test_commits_are_answered_when_they_are_on_record() -> None:
     async def test() -> None:
-        ledger = MemoryLedger()
+        ledger = Noted()
         rig = Rig(ledger=ledger)
         assert await rig.answer(CommitAccepted(lease=1, envelope=ENVELOPE)) == Committed(lease=1)
         assert await rig.answer(CommitOutcome(lease=1, outcome=OUTCOME)) == Committed(lease=1)
-        assert ledger.unsettled() == (OUTCOME,)
-        rig.executor.execute(SettleOutcome(lease=1, ending="delivered"))
-        assert ledger.unsettled() == ()
+        rig.executor.execute(SettleOutcome(lease=1, ending="refused", problem="410"))
+        assert ledger.notes == [(1, ENVELOPE), (1, OUTCOME, ""), (1, "refused", "410")]
 
     virtually(test)
 
@@ -179,7 +202,7 @@ def test_a_ledger_may_take_its_time_or_refuse_at_once() -> None:
         async def commit_accepted(self, lease: int, envelope: object) -> None:
             await asyncio.sleep(5)
 
-        def commit_outcome(self, lease: int, outcome: object) -> None:
+        def commit_outcome(self, lease: int, outcome: object, name: str = "") -> None:
             raise OSError("the disk is full")
 
     async def test() -> None:
@@ -195,8 +218,8 @@ def test_a_ledger_may_take_its_time_or_refuse_at_once() -> None:
 
 
 def test_a_note_the_ledger_does_not_take_is_only_told(log: list[str]) -> None:
-    class Full(MemoryLedger):
-        def settle(self, lease: int, ending: str) -> None:
+    class Full(Noted):
+        def settle(self, lease: int, ending: str, problem: str = "") -> None:
             raise OSError("disk full")
 
     async def test() -> None:

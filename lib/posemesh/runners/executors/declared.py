@@ -17,21 +17,29 @@ from posemesh.shell.offload import Offload
 __all__ = ("EXECUTORS", "Declared", "Terms", "check_capability", "declare_command", "declare_routed", "declare_runner")
 
 EXECUTORS = ("inline", "thread", "process")
+RESTARTS = ("replay", "never")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """``timeout`` is in seconds; ``slots`` is how many tasks may run at once, None for as many as the node runs."""
+    """``timeout`` is in seconds; ``slots`` is how many tasks may run at once, None for as many as the node runs.
+
+    ``restart`` says what becomes of a task that was under way when the node ended: ``replay`` runs it again where its
+    lease still stands, ``never`` fails it, as nobody knows how far it came.
+    """
 
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
     slots: int | None = None
     resources: Mapping[str, int] = field(default_factory=dict)
+    restart: str = "replay"
 
     def __post_init__(self) -> None:
         _number("timeout", self.timeout, "seconds above 0", lambda value: math.isfinite(value) and value > 0)
         _whole("slots", self.slots)
+        if self.restart not in RESTARTS:
+            raise ValueError(f"restart: expected {' or '.join(RESTARTS)}, got {self.restart!r}")
         if self.name is not None:
             _check_name(self.name)
         for resource, amount in _mapping("resources", self.resources, '{"gpu": 1}'):
