@@ -14,7 +14,7 @@ from posemesh.capacity import Capacity
 from posemesh.commands import Command
 from posemesh.config import NodeConfig
 from posemesh.engine import Engine
-from posemesh.events import AbandonReason, Event, Failure, InputId, Lane, Obligation, RunId
+from posemesh.events import AbandonReason, Event, Failure, InputId, Lane, LeaseId, Obligation, RunId
 from posemesh.machines._kernel import Edge, Moved, Step, Subject
 from posemesh.secret import Secret
 from posemesh.types import Artifact, HeartbeatAnswer, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
@@ -252,9 +252,10 @@ class Stage:
         seed: int = 0,
         capabilities: Iterable[str] = (CAPABILITY,),
         capacity: Capacity | None = None,
+        first_lease: LeaseId = 1,
         **settings: Any,
     ) -> None:
-        self.engine = Engine(config(**settings), capabilities, Random(seed), capacity=capacity)
+        self.engine = Engine(config(**settings), capabilities, Random(seed), capacity=capacity, first_lease=first_lease)
         self.now = 1000.0
 
     def __call__(self, *all_events: Event) -> list[Command]:

@@ -204,7 +204,11 @@ class Engine:
         return True
 
     def _check(self, event: Event) -> None:
-        """Refuse ``event`` as a whole, before anything moves, where one of its machines has no edge for it."""
+        """Refuse ``event`` as a whole, before anything moves, where one of its machines has no edge for it, or where
+        its number cannot be that of a recovered lease.
+        """
+        if _is_recovered(event) and (not 0 < event.lease < self._first or event.lease in self._tasks):
+            raise KeyError(f"{event}: expected a number of its own below {self._first}")
         task = self._tasks.get(event.lease) if isinstance(event, LeaseScoped) else None
         for name in event.machines:
             if name in NODE_MACHINES:
@@ -216,8 +220,6 @@ class Engine:
         if not _is_new(event):
             return event
         if _is_recovered(event):
-            if not 0 < event.lease < self._first or event.lease in self._tasks:
-                raise KeyError(f"{event}: expected a number of its own below {self._first}")
             key = event.lease
         else:
             key, self._next = self._next, self._next + 1
@@ -238,8 +240,7 @@ class Engine:
             work.touched[subject.key] = work.fresh[subject.key] = None
             if isinstance(subject, lease.Lease):
                 self._recount_lease(subject, record)
-                if (older := self._succession.older(subject)) in self._tasks:
-                    work.fresh[older] = None
+                work.fresh.update(dict.fromkeys(self._succession.older(subject)))
             elif isinstance(subject, delivery.Delivery):
                 self._recount_delivery(subject)
         else:
@@ -286,8 +287,8 @@ class Engine:
         self._unran += ended and not subject.ran
 
     def _superseded(self, task: Leased) -> bool:
-        newer = self._tasks.get(self._succession.newer(task.lease))
-        return newer is not None and newer.lease.state not in (lease.LeaseState.OFFERED, lease.LeaseState.QUEUED)
+        waiting = (lease.LeaseState.OFFERED, lease.LeaseState.QUEUED)
+        return any(self._tasks[key].lease.state not in waiting for key in self._succession.newer(task.lease))
 
     def _recount_delivery(self, subject: delivery.Delivery) -> None:
         task = self._tasks[subject.key]

@@ -55,26 +55,25 @@ class Leased:
 
 
 class Succession:
-    """The newest lease of each task, and the one before it."""
+    """The leases of each task that are not over, by their numbers."""
 
     def __init__(self) -> None:
-        self._newest: dict[str, LeaseId] = {}
-        self._before: dict[LeaseId, LeaseId] = {}
+        self._leases: dict[str, list[LeaseId]] = {}
 
-    def older(self, subject: lease.Lease) -> LeaseId:
-        """The number of the lease that was its task's newest before this one; 0 for none."""
-        newest = self._newest.setdefault(subject.task.task_id, subject.key)
-        if newest < subject.key:
-            self._newest[subject.task.task_id], self._before[subject.key] = subject.key, newest
-        return self._before.get(subject.key, 0)
+    def older(self, subject: lease.Lease) -> list[LeaseId]:
+        """The earlier leases of its task; it is itself one of the task's from now on."""
+        leases = self._leases.setdefault(subject.task.task_id, [])
+        if subject.key not in leases:
+            leases.append(subject.key)
+        return [key for key in leases if key < subject.key]
 
-    def newer(self, subject: lease.Lease) -> LeaseId:
-        """The number of its task's newest lease, 0 where that is itself."""
-        newest = self._newest.get(subject.task.task_id, 0)
-        return newest if newest > subject.key else 0
+    def newer(self, subject: lease.Lease) -> list[LeaseId]:
+        """The later leases of its task."""
+        return [key for key in self._leases.get(subject.task.task_id, ()) if key > subject.key]
 
     def forget(self, subject: lease.Lease) -> None:
         """It is over."""
-        self._before.pop(subject.key, None)
-        if self._newest.get(subject.task.task_id) == subject.key:
-            del self._newest[subject.task.task_id]
+        leases = self._leases[subject.task.task_id]
+        leases.remove(subject.key)
+        if not leases:
+            del self._leases[subject.task.task_id]

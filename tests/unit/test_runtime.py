@@ -175,6 +175,6 @@ def test_an_undelivered_outcome_is_told(log: list[str]) -> None:
         net.submit("/a/v1")
         await asyncio.sleep(30)
         await runtime.close()
-        assert any("its outcome (completed) could not be delivered" in line for line in log)
+        assert any("its outcome (completed) is not delivered; it is on record" in line for line in log)
 
     with_runtime(test)

@@ -42,8 +42,6 @@ _COLUMNS: Final = ("task", "capability", "leased", "state", "why")
 def ledger() -> None:
     """What is on record: what was leased, how it ended, what waits, what is stuck and why.
 
-    A program that hosts runtimes keeps such a ledger; `posemesh-node run` has its outcomes in memory so far.
-
     It only reads, also while the node runs. It ends with 0 when done, 1 when something cannot be read or is not
     there, 2 when the usage or the configuration is wrong.
     """
@@ -219,6 +217,8 @@ def _is(line: dict[str, Any], only: str) -> bool:
             return bool(line["state"] == _UNDER_WAY)
         case "ended":
             return line["state"] not in (_UNDER_WAY, _WAITING)
+        case "refused":  # gone, whether or not an earlier report was taken
+            return line["state"] in ("refused", "unconfirmed")
     return bool(line["state"] == only)
 
 

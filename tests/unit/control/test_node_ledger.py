@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def test_a_report_is_owed_until_it_is_settled_through_every_restart(on_store: An
             (owed,) = ledger.owed
             assert (owed.outcome, owed.fence) == (outcome(kind), 1)
             assert ledger.unsettled() == (outcome(kind),)
-            assert ledger.owed_for(str(TASK)) == owed
-            assert ledger.owed_for("other") is None
+            assert ledger.undelivered(str(TASK)) == outcome(kind)
+            assert ledger.undelivered("other") is None
         with pytest.raises(KeyError):
             ledger.adopt(1, "other")
         ledger.adopt(1, owed.id)
@@ -354,4 +355,117 @@ def test_what_is_stored_can_be_read_by_people(tmp_path: Path) -> None:
 
     (row,) = asyncio.run(main())
     assert (row.task, row.capability, row.kind, row.created) == (str(TASK), "/c/v1", "task", 101.0)
-    assert json.loads(row.body)["task"]["meta"] == {"size": [1, None]}
+    assert json.loads(row.body)["envelope"]["task"]["meta"] == {"size": [1, None]}
+
+
+def test_a_run_that_came_to_its_end_leaves_a_receipt_in_the_same_commit(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        for number, kind in enumerate((OutcomeKind.COMPLETED, OutcomeKind.FAILED, OutcomeKind.COMPLETED), 1):
+            task = UUID(int=number)
+            await ledger.commit_accepted(number, replace(ENVELOPE, task=replace(ENVELOPE.task, id=task)))
+            await ledger.commit_outcome(number, outcome(kind, task), f"run-{number}")
+        first, second = await store.receipts(RUNTIME)
+        rows = await store.inputs(RUNTIME)
+        told = json.loads(second.body)
+        assert (first.sequence, second.sequence) == (1, 2), "dense; a failure is no step that was done"
+        assert (second.run, told["run_id"], told["run_name"]) == (rows[2].run, rows[2].run, "run-3")
+        assert (told["contributing_input_ids"], told["message_count"]) == ([rows[2].id], 1)
+        entries = [json.loads(row.body) for row in await store.outbox(RUNTIME)]
+        assert [entry["receipt"] for entry in entries] == [1, None, 2]
+        assert {entry["digest"] for entry in entries} == {told["digest"]}
+        ledger = await made(await reopen())
+        await ledger.commit_accepted(9, ENVELOPE)
+        await ledger.commit_outcome(9, outcome(), "run-9")
+
+    on_store(body)
+
+
+def test_receipts_stay_dense_where_commits_between_them_fail(on_store: Any) -> None:
+    class Failing:
+        """Refuses some commits, each once, as a full disk does."""
+
+        def __init__(self, store: Store) -> None:
+            self._store = store
+            self.refuse: set[int] = set()
+            self._given = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def commit(self, commit: Commit) -> None:
+            self._given = number = self._given + 1
+            await asyncio.sleep(0)
+            if number in self.refuse:
+                raise LedgerFull("no room")
+            await self._store.commit(commit)
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        failing: Any = Failing(store)
+        ledger = await made(failing)
+        tasks = [UUID(int=number) for number in range(1, 13)]
+        for number, task in enumerate(tasks, 1):
+            await ledger.commit_accepted(number, replace(ENVELOPE, task=replace(ENVELOPE.task, id=task)))
+        failing.refuse = {failing._given + place for place in (3, 7)}
+        ends = [ledger.commit_outcome(number, outcome(task=task)) for number, task in enumerate(tasks, 1)]
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        assert [type(result) for result in results if result] == [LedgerFull, LedgerFull]
+        for number, (task, result) in enumerate(zip(tasks, results, strict=True), 1):
+            if result is not None:
+                await ledger.commit_outcome(number, outcome(task=task))
+        assert [row.sequence for row in await store.receipts(RUNTIME)] == list(range(1, 13))
+        assert len(ledger.unsettled()) == 12
+
+    on_store(body)
+
+
+def test_work_that_is_resumed_is_another_attempt_of_the_same_input(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        await (await made(store)).commit_accepted(7, ENVELOPE)
+        store = await reopen()
+        ledger = await made(store)
+        (before,) = await store.inputs(RUNTIME)
+        (left,) = ledger.interrupted
+        assert left.attempts == 1
+        ledger.resume(1, left.id)
+        with pytest.raises(KeyError):
+            ledger.resume(2, left.id)
+        await ledger.commit_accepted(1, ENVELOPE)
+        (row,) = await store.inputs(RUNTIME)
+        assert (row.id, row.position, row.open) == (before.id, before.position, True)
+        assert row.run != before.run
+        assert row.fence > before.fence
+        await ledger.commit_outcome(1, outcome(), "again")
+        (row,) = await store.inputs(RUNTIME)
+        (receipt,) = await store.receipts(RUNTIME)
+        assert (row.phase, row.body, receipt.run) == ("consumed", "{}", row.run)
+
+    on_store(body)
+
+
+def test_work_that_was_found_and_is_gone_ends_its_input_without_another_attempt(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        await (await made(store)).commit_accepted(7, ENVELOPE)
+        store = await reopen()
+        ledger = await made(store)
+        ledger.resume(1, ledger.interrupted[0].id)
+        await ledger.commit_outcome(1, outcome(OutcomeKind.LOST))
+        (row,) = await store.inputs(RUNTIME)
+        assert (row.phase, row.open, row.key) == ("abandoned", False, None)
+        assert await store.receipts(RUNTIME) == ()
+
+    on_store(body)
+
+
+def test_artifacts_that_are_not_those_of_the_digest_are_damage(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(7, ENVELOPE)
+        await ledger.commit_outcome(7, outcome())
+        (entry,) = await store.outbox(RUNTIME)
+        changed = replace(entry, body=entry.body.replace('"id":"d1"', '"id":"d2"'))
+        snapshot = replace(await store.snapshot(RUNTIME), outbox=(changed,))
+        with pytest.raises(LedgerCorrupt, match="digest"):
+            NodeLedger(store, snapshot, lambda: 0.0, lambda: "")
+
+    on_store(body)

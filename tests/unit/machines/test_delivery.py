@@ -12,6 +12,7 @@ from posemesh.events import (
     OutcomeAccepted,
     OutcomeReady,
     OutcomeRejected,
+    OutcomeSuperseded,
     OutcomeWithdrawn,
     TokenRenewed,
 )
@@ -21,7 +22,7 @@ from posemesh.types import OutcomeKind
 
 from ...stage import DONE, Bench, failure, names, sweep, untaken
 
-PENDING, OFFERING, BACKING_OFF, DELIVERED, REFUSED, UNCONFIRMED, WITHDRAWN, STUCK = DeliveryState
+PENDING, OFFERING, BACKING_OFF, DELIVERED, REFUSED, UNCONFIRMED, WITHDRAWN, SUPERSEDED, STUCK = DeliveryState
 OFFER = OfferOutcome(lease=0, outcome=DONE)
 
 
@@ -35,8 +36,13 @@ def rejected(status: int | None = 503, sent: bool = True, retry_after: float | N
     return OutcomeRejected(failure=failure(status, sent=sent, retry_after=retry_after))
 
 
-def settled(ending: str) -> SettleOutcome:
-    return SettleOutcome(lease=0, ending=ending)
+def settled(ending: str, problem: str = "") -> SettleOutcome:
+    return SettleOutcome(lease=0, ending=ending, problem=problem)
+
+
+def said(status: int | None) -> str:
+    """What the ledger is told stood in the way."""
+    return "no answer" if status is None else f"answered {status}"
 
 
 def offering(*events: Event) -> Bench:
@@ -51,6 +57,7 @@ REACH = {
     REFUSED: lambda: offering(rejected(404)),
     UNCONFIRMED: lambda: lost_then(404),
     WITHDRAWN: lambda: bench(OutcomeWithdrawn()),
+    SUPERSEDED: lambda: offering(rejected(), OutcomeSuperseded()),
     STUCK: lambda: offering(rejected(400), rejected(400)),
 }
 
@@ -82,7 +89,7 @@ def test_it_is_offered_until_the_service_answers(status: int | None) -> None:
         assert made.subject.unanswered == (status == 401)  # only the token was missing: the answer is still to come
         assert 0.8 * bound <= made.left(OfferDue) <= 1.2 * bound
         assert made.due(OfferDue) == [OFFER]
-    assert made(OutcomeAccepted()) == [settled("delivered")]
+    assert made(OutcomeAccepted()) == [settled("delivered", said(status))]
 
 
 @pytest.mark.parametrize(("asked", "held"), [(120.0, 120.0), (1e9, 300.0)])
@@ -92,13 +99,13 @@ def test_retry_after(asked: float, held: float) -> None:
 
 @pytest.mark.parametrize("status", [404, 409, 410])
 def test_a_lease_that_is_gone(status: int) -> None:
-    assert offering()(rejected(status)) == [settled("refused")]
+    assert offering()(rejected(status)) == [settled("refused", said(status))]
     made = offering(rejected(None, sent=False), TokenRenewed(generation=2))
     made.due(OfferDue)
-    assert made(rejected(status)) == [settled("refused")], "what was never sent was not taken"
+    assert made(rejected(status)) == [settled("refused", said(status))], "what was never sent was not taken"
     made = offering(rejected(None))
     made.due(OfferDue)
-    assert made(rejected(status)) == [settled("unconfirmed")], "it may have been taken"
+    assert made(rejected(status)) == [settled("unconfirmed", said(status))], "it may have been taken"
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -108,7 +115,8 @@ def test_a_report_that_cannot_be_taken(status: int) -> None:
     assert again.outcome.kind is OutcomeKind.FAILED and again.outcome.code == "report_rejected"
     assert again.outcome.task == DONE.task and again.outcome.details["outcome"] == "completed"
     assert made.state is OFFERING
-    assert names(made(rejected(status))) == ["SettleOutcome", "Warn"]
+    settle, warning = made(rejected(status))
+    assert settle == settled("stuck", said(status)) and names([warning]) == ["Warn"]
     assert made.state is STUCK and made.subject.problem == f"answered {status}"
 
 
@@ -117,10 +125,10 @@ def test_the_failure_in_its_place_may_be_taken_or_lost() -> None:
     assert made(rejected(503)) == []
     (again,) = made.due(OfferDue)
     assert again.outcome.code == "report_rejected"
-    assert made(OutcomeAccepted()) == [settled("delivered")]
+    assert made(OutcomeAccepted()) == [settled("delivered", said(503))]
     made = offering(rejected(422), rejected(None))
     made.due(OfferDue)
-    assert made(rejected(409)) == [settled("unconfirmed")]
+    assert made(rejected(409)) == [settled("unconfirmed", said(409))]
 
 
 def test_a_lost_reply_is_not_forgotten() -> None:
@@ -129,12 +137,29 @@ def test_a_lost_reply_is_not_forgotten() -> None:
         made.due(OfferDue)
         made(rejected(status))
     made.due(OfferDue)
-    assert made(rejected(409)) == [settled("unconfirmed")]
+    assert made(rejected(409)) == [settled("unconfirmed", said(409))]
 
 
 def test_a_cancelled_outcome_is_not_offered() -> None:
-    for made in (bench(), offering(rejected(401))):
-        assert made(OutcomeWithdrawn()) == [settled("withdrawn")] and made.subject.timers == {}
+    for made, problem in ((bench(), ""), (offering(rejected(401)), said(401))):
+        assert made(OutcomeWithdrawn()) == [settled("withdrawn", problem)] and made.subject.timers == {}
+
+
+def test_a_report_that_was_offered_gives_way_to_a_newer_lease() -> None:
+    made = offering(rejected(503))
+    assert made(OutcomeSuperseded()) == [settled("superseded", said(503))]
+    assert made.state is SUPERSEDED and made.subject.timers == {}
+    assert made(TokenRenewed(generation=2)) == []
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+def test_an_outcome_that_is_found_on_record_may_have_been_taken(status: int) -> None:
+    """The node before this one may have ended between its offer and the answer."""
+    made = Bench(delivery)
+    assert made(OutcomeReady(outcome=DONE, reply_lost=True), FlushSettled()) == [OFFER]
+    assert made(rejected(401)) == []
+    assert made(TokenRenewed(generation=2)) == [OFFER]
+    assert made(rejected(status)) == [settled("unconfirmed", said(status))]
 
 
 def test_an_offer_that_failed_for_want_of_a_token_is_made_good_once() -> None:

@@ -19,8 +19,10 @@ from posemesh.events import (
     LeaseCancelled,
     LeaseLost,
     LeaseOffered,
+    LeaseRecovered,
     LeaseUnreadable,
     NodeStopping,
+    OutcomeRecovered,
     RoomDenied,
     RoomFound,
     RunnerAbandoned,
@@ -35,9 +37,10 @@ from posemesh.policy import STOP_GRACE_SECS
 from posemesh.secret import Secret
 from posemesh.types import HeartbeatAnswer, Outcome, OutcomeKind, TaskIdentity
 
-from ...stage import ARTIFACT, CAPABILITY, DOMAIN, IDENTITY, TASK, Bench, envelope, names, sweep, untaken
+from ...stage import ARTIFACT, CAPABILITY, DOMAIN, DONE, IDENTITY, TASK, Bench, envelope, names, sweep, untaken
 
-OFFERED, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, SETTLED, CANCELLED, LOST = LeaseState
+OFFERED, FOUND, ACCEPTED, PREPARING, QUEUED, RUNNING, STOPPING, UNSTOPPABLE, FINISHING, *ENDS = LeaseState
+SETTLED, CANCELLED, LOST = ENDS
 SETTLED_FIRST, COMMITTED, FINISHED = KeepAliveSettled(), Committed(), RunnerFinished(artifacts=(ARTIFACT,))
 FAILED = RunnerFailed(code="runner_error", message="it failed", details={"chain": ["a"]}, artifacts=(ARTIFACT,))
 CANCEL, SHUTDOWN = LeaseCancelled(), NodeStopping()
@@ -56,8 +59,16 @@ def bench(*events: Event) -> Bench:
     return made
 
 
+def recovered(*, code: str = "", problem: str = "", **changes: Any) -> LeaseRecovered:
+    return LeaseRecovered(envelope=envelope(**changes), ttl=60.0, runner="big", timeout=5.0, code=code, problem=problem)
+
+
 def accepted(*events: Event) -> Bench:
     return bench(offered(), *events)
+
+
+def found(*events: Event) -> Bench:
+    return bench(recovered(), *events)
 
 
 def queued(*events: Event) -> Bench:
@@ -111,6 +122,7 @@ NODE_SHUTDOWN = outcome(OutcomeKind.FAILED, "node_shutdown", "the node was told 
 
 REACH = {
     OFFERED: lambda: bench(),
+    FOUND: lambda: found(),
     ACCEPTED: lambda: accepted(),
     PREPARING: lambda: accepted(COMMITTED),
     QUEUED: lambda: queued(),
@@ -292,6 +304,91 @@ def test_an_outcome_that_cannot_be_recorded_is_tried_until_it_is() -> None:
         assert made.due(CommitDue) == [COMPLETED]
     made(COMMITTED)
     assert made.state is SETTLED
+
+
+# -- What a node finds on record ------------------------------------------------------------------------------------
+
+
+def test_a_lease_that_is_found_runs_again_once_the_service_says_that_it_stands() -> None:
+    made = found()
+    assert made.state is FOUND and made.subject.holds and not made.subject.settled and made.wait(1e6) == []
+    moved = "https://moved.example"
+    terms = replace(ENVELOPE, access_token=Secret("new"), domain_server_url=moved)
+    answer = said(access_token=Secret("new"), domain_server_url=moved)
+    assert made(answer) == [CommitAccepted(lease=0, envelope=terms)], "on record as it stands now"
+    assert made.state is ACCEPTED and made(SETTLED_FIRST) == []
+    assert made(COMMITTED) == [StartRunner(lease=0, envelope=terms, runner="big")]
+    assert made.left(RunnerOverdue) == 5.0 and made(FINISHED) == [COMPLETED] and not made.subject.recovered
+
+
+def test_a_lease_that_is_found_takes_its_turn_for_room() -> None:
+    made = found(said(), SETTLED_FIRST)
+    made.room = False
+    assert made(COMMITTED) == [] and made.state is QUEUED
+    assert names(made(RoomFound())) == ["StartRunner"]
+
+
+def test_a_lease_that_is_found_may_be_told_to_end_in_the_answer() -> None:
+    for answer in ({"cancel": True}, {"status": "canceled"}, {"status": "cancelled"}):
+        made = found()
+        assert made(said(**answer)) == [] and made.state is FOUND, "nothing begins"
+        assert made(CANCEL) == [outcome(OutcomeKind.CANCELLED)]
+        assert made(COMMITTED) == [] and made.state is CANCELLED
+
+
+def test_a_lease_that_is_found_may_end_before_it_stands() -> None:
+    for stop, end in (
+        (CANCEL, outcome(OutcomeKind.CANCELLED)),
+        (GONE, outcome(OutcomeKind.LOST)),
+        (EXPIRED, outcome(OutcomeKind.LOST)),
+        (SHUTDOWN, NODE_SHUTDOWN),
+    ):
+        made = found()
+        assert made(stop) == [end] and made.state is FINISHING and not made.subject.ran
+        assert made(said()) == [], "the answer came too late"
+
+
+def test_a_lease_that_is_found_and_told_to_stop_while_it_is_put_on_record_again() -> None:
+    for answer in (COMMITTED, UNCOMMITTED):
+        made = found(said(), SHUTDOWN)
+        assert made.state is ACCEPTED and made(answer) == [NODE_SHUTDOWN]
+
+
+def test_a_lease_that_is_found_and_lacks_what_a_task_needs() -> None:
+    made = bench(recovered(domain_id=None), said(), SETTLED_FIRST)
+    assert made(COMMITTED) == [missing("domain_id")] and not made.subject.ran
+    made = bench(recovered(domain_id=None), said(domain_id=DOMAIN), SETTLED_FIRST)
+    assert names(made(COMMITTED)) == ["StartRunner"] and made.subject.task.domain_id == str(DOMAIN)
+
+
+def test_a_lease_that_is_found_but_must_not_run_again_has_failed() -> None:
+    made = bench()
+    assert made(recovered(code="killed", problem="it ran")) == [outcome(OutcomeKind.FAILED, "killed", "it ran")]
+    assert made.state is FINISHING and not made.subject.ran
+    assert made(said(), COMMITTED) == [] and made.state is SETTLED
+    assert not made.subject.recovered, "nobody can have heard of this failure"
+
+
+def test_an_outcome_that_is_found_is_on_record_already() -> None:
+    made = bench()
+    assert made(OutcomeRecovered(outcome=DONE)) == [] and made.state is SETTLED
+    assert (made.subject.outcome, made.subject.task, made.subject.recovered) == (DONE, IDENTITY, True)
+    assert not made.subject.holds and made.subject.timers == {}
+
+
+def test_a_task_whose_result_is_there_does_not_run_again() -> None:
+    """The earlier lease may have been of another job of the same task; the report is this one's."""
+    standing = replace(DONE, task=replace(IDENTITY, job_id="earlier"))
+    for changes in ({}, {"capability": "/other/v1"}):
+        made = bench()
+        offer = replace(offered(**changes), standing=standing)
+        assert made(offer) == [CommitOutcome(lease=0, outcome=replace(DONE, task=made.subject.task))]
+        assert made.subject.task == replace(IDENTITY, **changes) and made.state is FINISHING
+        assert made(COMMITTED) == [] and made.state is SETTLED and not (made.subject.ran or made.subject.recovered)
+
+
+def test_a_result_that_is_there_is_of_no_use_to_a_cancelled_task() -> None:
+    assert bench()(replace(offered(cancel=True), standing=DONE)) == [outcome(OutcomeKind.CANCELLED)]
 
 
 # -- Room -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,129 @@
+"""What a node that starts makes of what it finds: one event for each, with a reason where a task is not run again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from posemesh.control.memory import MemoryStore
+from posemesh.control.node_ledger import NodeLedger
+from posemesh.events import Event, LeaseRecovered, OutcomeRecovered
+from posemesh.recovered import recovered
+from posemesh.runners.executors.declared import Terms, declare_runner
+from posemesh.runners.registry import Route
+from posemesh.secret import Secret
+from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
+
+NOW = 1_000_000.0
+TO_A = Route("a", "")
+
+
+async def work(task: Any) -> None: ...
+
+
+def lease(number: int, seconds: float | None = 60.0) -> LeaseEnvelope:
+    return LeaseEnvelope(
+        task=TaskSpec(id=UUID(int=number), capability="/a/v1"),
+        access_token=Secret("a-token"),
+        lease_expires_at=None if seconds is None else datetime.fromtimestamp(NOW + seconds, UTC),
+    )
+
+
+def outcome(number: int) -> Outcome:
+    return Outcome(kind=OutcomeKind.COMPLETED, task=TaskIdentity(task_id=str(UUID(int=number))))
+
+
+async def opened(rows: dict[object, Any]) -> NodeLedger:
+    names = itertools.count(len(rows) * 100)
+    return await NodeLedger.open(MemoryStore(rows), "rt:node:1", wall=lambda: NOW, ids=lambda: f"n{next(names)}")
+
+
+def found(
+    rows: dict[object, Any], *, route: Route = TO_A, slots: int = 4, **terms: Any
+) -> tuple[list[Event], NodeLedger]:
+    async def main() -> tuple[list[Event], NodeLedger]:
+        ledger = await opened(rows)
+        runners = {"a": declare_runner("/a/v1", work, Terms(name="a", timeout=9.0, **terms))}
+        numbers = range(1, 1 + len(ledger.owed) + len(ledger.interrupted))
+        events = recovered(ledger, numbers, route=lambda spec: route, runners=runners, slots=slots, wall=NOW)
+        return list(events), ledger
+
+    return asyncio.run(main())
+
+
+def left(*leases: LeaseEnvelope, ended: tuple[int, ...] = ()) -> dict[object, Any]:
+    """The rows of a node that took these leases and was killed when it had committed the outcomes of ``ended``."""
+    rows: dict[object, Any] = {}
+
+    async def main() -> None:
+        ledger = await opened(rows)
+        for number, each in enumerate(leases, 1):
+            await ledger.commit_accepted(number, each)
+            if each.task.id.int in ended:
+                await ledger.commit_outcome(number, outcome(each.task.id.int))
+
+    asyncio.run(main())
+    return rows
+
+
+def test_nothing_is_made_of_nothing() -> None:
+    assert found({})[0] == []
+
+
+def test_outcomes_come_before_leases_each_with_a_number() -> None:
+    events, ledger = found(left(lease(1), lease(2), lease(3), ended=(2,)))
+    bare = [replace(lease(number), access_token=None) for number in (1, 3)]
+    assert events == [
+        OutcomeRecovered(lease=1, outcome=outcome(2)),
+        LeaseRecovered(lease=2, envelope=bare[0], ttl=60.0, runner="a", timeout=9.0),
+        LeaseRecovered(lease=3, envelope=bare[1], ttl=60.0, runner="a", timeout=9.0),
+    ]
+    assert ledger.undelivered(str(UUID(int=2))) == outcome(2)
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, -5.0])
+def test_an_expiry_that_is_past_or_absent_says_nothing(seconds: float | None) -> None:
+    (event,), _ = found(left(lease(1, seconds)))
+    assert isinstance(event, LeaseRecovered)
+    assert (event.ttl, event.code) == (None, "")
+
+
+def test_why_a_task_is_not_run_again() -> None:
+    rows = left(lease(1))
+    (never,), _ = found(dict(rows), restart="never")
+    (nobody,), _ = found(dict(rows), route=Route("", "runner a does not support it"))
+    (crowded,), _ = found(dict(rows), slots=0)
+    for event, code, said in (
+        (never, "killed", 'restart="never"'),
+        (nobody, "no_runner", "runner a does not support it"),
+        (crowded, "node_shutdown", "fewer slots"),
+    ):
+        assert isinstance(event, LeaseRecovered)
+        assert event.code == code
+        assert said in event.problem
+
+
+def test_a_task_under_which_the_node_ends_again_and_again_is_given_up() -> None:
+    rows = left(lease(1))
+
+    async def again() -> None:
+        ledger = await opened(rows)
+        (interrupted,) = ledger.interrupted
+        ledger.resume(1, interrupted.id)
+        await ledger.commit_accepted(1, lease(1))
+
+    for attempts in (1, 2):
+        (event,), ledger = found(dict(rows))
+        assert isinstance(event, LeaseRecovered)
+        assert event.code == ""
+        assert [each.attempts for each in ledger.interrupted] == [attempts]
+        asyncio.run(again())
+    (event,), _ = found(dict(rows))
+    assert isinstance(event, LeaseRecovered)
+    assert (event.code, "3 times" in event.problem) == ("killed", True)
