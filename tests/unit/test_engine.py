@@ -37,12 +37,15 @@ from posemesh.events import (
     EventLogged,
     HeartbeatAccepted,
     HeartbeatFailed,
+    LeaseId,
     LeaseOffered,
+    LeaseRecovered,
     LeaseUnreadable,
     NodeLeft,
     NodeStarted,
     NoWork,
     OutcomeAccepted,
+    OutcomeRecovered,
     OutcomeRejected,
     ProgressMade,
     RegistrationAccepted,
@@ -379,7 +382,8 @@ def test_cancel_between_two_offers_withdraws_unless_the_service_may_have_heard()
         assert isinstance(heartbeat, SendHeartbeat)
         stage(finished(), committed(), rejected(status))
         commands = stage(beat(cancel=True))
-        assert (SettleOutcome(lease=1, ending="withdrawn") in commands) is (end is not None)
+        withdrawn = SettleOutcome(lease=1, ending="withdrawn", problem=f"answered {status}")
+        assert (withdrawn in commands) is (end is not None)
         assert ("OfferOutcome" in names(stage.wait(2.0))) is (end is None)
 
 
@@ -546,7 +550,7 @@ def test_a_slot_is_free_once_its_outcome_is_committed() -> None:
 def test_asking_stops_at_64_undelivered_outcomes() -> None:
     stage = signed_in()
     for lease in range(1, 65):
-        stage(OFFERED, committed(lease), beat(lease), finished(lease), committed(lease), rejected(503, lease))
+        stage(task(lease), committed(lease), beat(lease), finished(lease), committed(lease), rejected(503, lease))
         while lease < 64 and stage.states()["poller"] != "asking":
             for command in stage.wait(0.1):
                 if isinstance(command, SendHeartbeat):
@@ -791,6 +795,348 @@ def test_it_may_also_run_out_of_time_while_the_node_waits_for_it() -> None:
     assert names(stage.wait(10.0 + STOP_GRACE_SECS)) == ["StopRunner", "Warn", "CommitOutcome"]
     stage(committed(1))
     assert names(stage(accepted(1))) == ["SettleOutcome", "Leave"]
+
+
+# -- What a node finds on record ------------------------------------------------------------------------------------
+
+FIRST = 10
+"""The number of the first lease that the node itself gets."""
+FOUND = LeaseRecovered(lease=1, envelope=envelope(), ttl=60.0, runner="big", timeout=5.0)
+OWED = OutcomeRecovered(lease=1, outcome=DONE)
+
+
+def recovering(*events: Event, **settings: Any) -> Stage:
+    """A node that starts with ``events`` on record, before there is a token."""
+    stage = Stage(first_lease=FIRST, **settings)
+    assert stage(*events) == []
+    stage(NodeStarted(), RegistrationAccepted())
+    return stage
+
+
+def asking(*events: Event, **settings: Any) -> Stage:
+    """It has a token, and a heartbeat asks whether the lease that it found stands."""
+    stage = recovering(*(events or (FOUND,)), **settings)
+    (heartbeat,) = stage(token())
+    assert isinstance(heartbeat, SendHeartbeat) and heartbeat.task_id == str(TASK)
+    return stage
+
+
+def test_a_lease_that_is_found_waits_for_a_token_before_it_is_asked_about() -> None:
+    stage = recovering(FOUND)
+    assert stage.wait(600.0) == [] and stage.states()["1"] == "found", "its time does not begin either"
+    assert stage(token()) == [
+        SendHeartbeat(lease=1, task_id=str(TASK), progress={}, events=(), timeout=20.0, token=TOKEN, generation=1)
+    ]
+    assert stage.engine.statistics().counters == {"recovered": 1}
+
+
+def test_a_lease_that_stands_runs_again_with_its_terms_as_they_are_now() -> None:
+    stage = asking()
+    assert stage.engine.poller.busy == 1 and stage.engine.poller.spare == 0
+    moved = envelope(domain_server_url="https://moved.example")
+    assert stage(beat(domain_server_url="https://moved.example")) == [CommitAccepted(lease=1, envelope=moved)]
+    assert stage(committed()) == [StartRunner(lease=1, envelope=moved, runner="big")]
+    assert stage(finished()) == [CommitOutcome(lease=1, outcome=DONE)]
+    assert names(stage(committed())) == ["OfferOutcome"]
+    assert stage(accepted()) == [SettleOutcome(lease=1, ending="delivered"), Ask(token=TOKEN, generation=1)]
+    assert ending(stage) == "completed"
+    assert [one.lease for one in stage(OFFERED) if isinstance(one, CommitAccepted)] == [FIRST]
+
+
+def test_a_lease_that_is_found_does_not_begin_before_the_service_said_that_it_stands() -> None:
+    """A new one begins without the first answer after a second; nobody knows whether this one is still ours."""
+    stage = asking()
+    assert stage.wait(1.5) == [] and stage.states()["1"] == "found"
+    stage(HeartbeatFailed(lease=1, failure=failure(503)))
+    assert names(stage.wait(30.0)) == ["SendHeartbeat"]
+    assert names(stage(beat())) == ["CommitAccepted"]
+    assert names(stage(committed())) == ["StartRunner"]
+
+
+def test_a_lease_that_is_found_may_not_stand() -> None:
+    for event, kind in (
+        (HeartbeatFailed(lease=1, failure=failure(404)), "lost"),
+        (HeartbeatFailed(lease=1, failure=failure(409)), "lost"),
+        (HeartbeatFailed(lease=1, failure=failure(410)), "lost"),
+        (beat(cancel=True), "cancelled"),
+        (beat(status="canceled"), "cancelled"),
+    ):
+        stage = asking()
+        (commit,) = stage(event)
+        assert isinstance(commit, CommitOutcome) and commit.outcome.kind == kind
+        assert names(stage(committed())) == ["Ask"] and ending(stage) == kind, "nothing is reported, the slot is free"
+
+
+def test_a_lease_that_is_found_runs_out_where_the_service_does_not_answer() -> None:
+    stage = asking()
+    (commit,) = [one for one in stage.wait(60.0) if isinstance(one, CommitOutcome)]
+    assert commit.outcome.kind == "lost"
+    stage = asking(replace(FOUND, ttl=None))
+    assert "CommitOutcome" not in names(stage.wait(5.9)), "its expiry is past, and says nothing"
+    assert "CommitOutcome" in names(stage.wait(0.1))
+    assert "CommitAccepted" not in names(stage(beat())), "the answer came too late"
+
+
+def test_a_node_that_leaves_gives_back_what_it_found() -> None:
+    for stage in (recovering(FOUND), asking()):
+        for stop in (DRAIN, CancelRequested()):
+            made = stage(stop)
+            if stop is DRAIN:
+                (commit,) = made
+                assert commit.outcome.code == "node_shutdown"
+        assert "StartRunner" not in names(stage(committed(), beat()))
+        assert Leave() in stage.wait(6.0)
+    stage = recovering(FOUND)
+    (commit,) = stage(CancelRequested())
+    assert commit.outcome.code == "node_shutdown"
+
+
+def test_a_node_that_finds_a_lease_while_it_stops_gives_it_back() -> None:
+    stage = Stage(first_lease=FIRST)
+    stage(NodeStarted(), DRAIN)
+    (commit,) = stage(FOUND)
+    assert commit.outcome.code == "node_shutdown"
+
+
+def test_no_work_is_asked_for_while_a_lease_that_was_found_may_take_the_room() -> None:
+    stage = asking(FOUND, max_concurrency=4)
+    assert stage.states()["poller"] == "full" and "Ask" not in names(stage.wait(20.0))
+    stage(beat())
+    assert "Ask" in names(stage.wait(2.0)), "accepted, it takes one slot"
+
+
+def test_leases_that_were_found_begin_in_their_order() -> None:
+    one, two = (
+        LeaseRecovered(lease=lease, envelope=envelope(capability=A, task_id=UUID(int=lease)), ttl=60.0)
+        for lease in (1, 2)
+    )
+    stage = recovering(two, one, capacity=ONE_OF_EACH, capabilities=(A, B), max_concurrency=2)
+    assert [beat.lease for beat in stage(token())] == [2, 1]
+    assert names(stage(beat(2))) == ["CommitAccepted"]
+    assert stage(committed(2)) == [] and stage.states()["2"] == "queued", "the one before it may stand"
+    commands = stage(HeartbeatFailed(lease=1, failure=failure(404)))
+    assert names(commands)[:2] == ["CommitOutcome", "StartRunner"] and stage.states()["2"] == "running"
+
+
+def test_a_task_that_must_not_run_again_is_failed_without_asking() -> None:
+    stage = Stage(first_lease=FIRST)
+    (commit,) = stage(replace(FOUND, code="killed", problem="how far it came is unknown"))
+    assert commit.outcome.reason == "killed: how far it came is unknown"
+    assert stage(committed()) == [] and stage.states()["1"] == "backing_off", "there is no token yet"
+    assert stage(NodeStarted(), RegistrationAccepted()) == [Register(), SignIn()]
+    offer, ask = stage(token())
+    assert offer == OfferOutcome(lease=1, outcome=commit.outcome, token=TOKEN, generation=1)
+    assert isinstance(ask, Ask)
+    assert stage(rejected(404)) == [SettleOutcome(lease=1, ending="refused", problem="answered 404")]
+    assert ending(stage) == "refused"
+
+
+def test_an_outcome_that_is_found_is_offered_as_soon_as_there_is_a_token() -> None:
+    stage = recovering(OWED)
+    assert stage.states()["1"] == "backing_off" and stage.engine.poller.busy == 0
+    assert "OfferOutcome" not in names(stage.wait(100.0))
+    offer, *_ = stage(token())
+    assert offer == OfferOutcome(lease=1, outcome=DONE, token=TOKEN, generation=1)
+    assert stage(accepted())[0] == SettleOutcome(lease=1, ending="delivered", problem="no node token")
+    assert ending(stage) == "completed" and stage.engine.statistics().counters == {"recovered": 1, "completed": 1}
+
+
+def test_an_outcome_that_is_found_while_there_is_a_token_is_offered_at_once() -> None:
+    stage = Stage(first_lease=FIRST)
+    stage(NodeStarted(), RegistrationAccepted(), token())
+    assert stage(OWED) == [OfferOutcome(lease=1, outcome=DONE, token=TOKEN, generation=1)]
+
+
+def test_an_outcome_that_is_found_may_have_been_heard() -> None:
+    for status in (404, 409, 410):
+        stage = recovering(OWED)
+        stage(token())
+        assert stage(rejected(status))[0] == SettleOutcome(lease=1, ending="unconfirmed", problem=f"answered {status}")
+        assert ending(stage) == "unconfirmed"
+
+
+def test_outcomes_that_are_found_count_as_waiting() -> None:
+    owed = [
+        OutcomeRecovered(lease=key, outcome=replace(DONE, task=replace(DONE.task, task_id=str(key))))
+        for key in range(1, 65)
+    ]
+    stage = Stage(first_lease=FIRST + 64)
+    stage(*owed, NodeStarted(), RegistrationAccepted())
+    assert names(stage(token())) == ["OfferOutcome"] * 64 and stage.states()["poller"] == "full"
+    assert "Ask" in names(stage(*(accepted(key) for key in range(1, 65)))) + names(stage.wait(1.0))
+
+
+@pytest.mark.parametrize("lease", [0, -1, FIRST, FIRST + 1])
+@pytest.mark.parametrize("event", [FOUND, OWED], ids=["lease", "outcome"])
+def test_a_number_that_no_recovered_lease_can_have(event: LeaseRecovered | OutcomeRecovered, lease: LeaseId) -> None:
+    stage = Stage(first_lease=FIRST)
+    before = _all(stage.engine)
+    with pytest.raises(KeyError, match="below 10"):
+        stage(replace(event, lease=lease))
+    assert _all(stage.engine) == before and stage.engine.statistics().counters == {}
+
+
+@pytest.mark.parametrize("event", [FOUND, OWED], ids=["lease", "outcome"])
+def test_a_number_is_given_once(event: Event) -> None:
+    stage = asking()
+    for seconds in (0.0, 60.0):
+        stage.now += seconds  # nobody looked at its expiry
+        before = _all(stage.engine)
+        with pytest.raises(KeyError, match="a number of its own below 10"):
+            stage(event)
+        assert _all(stage.engine) == before
+    with pytest.raises(KeyError, match="below 1"):
+        Stage()(event)
+
+
+# -- A task that is leased again ------------------------------------------------------------------------------------
+
+
+def waiting_report(**settings: Any) -> Stage:
+    """The first lease's report met a service in trouble; its ask is in flight."""
+    stage = offering(max_concurrency=4, **settings)
+    stage(rejected(503))
+    assert stage.states()["1"] == "backing_off"
+    return stage
+
+
+def superseded(commands: list[Any], lease: int = 1, problem: str = "answered 503") -> bool:
+    return SettleOutcome(lease=lease, ending="superseded", problem=problem) in commands
+
+
+def offers(commands: list[Any]) -> list[int]:
+    return [command.lease for command in commands if isinstance(command, OfferOutcome)]
+
+
+def test_a_report_gives_way_to_a_newer_lease_of_its_task() -> None:
+    """Else it would end what runs anew."""
+    stage = waiting_report()
+    commands = stage(OFFERED)
+    assert names(commands)[0] == "CommitAccepted" and superseded(commands)
+    (end,) = stage.engine.ended
+    assert (end.lease, end.ending) == (1, "superseded") and "1" not in stage.states()
+    assert names(stage(committed(2), beat(2))) == ["StartRunner"]
+    assert offers(stage.wait(15.0)) == []
+
+
+def test_a_report_does_not_give_way_to_another_task() -> None:
+    stage = waiting_report()
+    assert not superseded(stage(task(2))) and offers(stage.wait(2.0)) == [1]
+
+
+def test_a_report_gives_way_to_whatever_the_newer_lease_ends_with() -> None:
+    for event in (
+        LeaseOffered(envelope=envelope(cancel=True), ttl=60.0),
+        LeaseOffered(envelope=envelope(capability="/other/v1"), ttl=60.0),
+        LeaseUnreadable(task_id=str(TASK), problem="broken"),
+    ):
+        assert superseded(waiting_report()(event))
+
+
+def test_a_report_that_is_under_way_is_offered_to_its_end() -> None:
+    stage = offering(max_concurrency=4)
+    assert not superseded(stage(OFFERED))
+    assert stage.states()["1"] == "offering"
+    assert superseded(stage(rejected(503))), "once is enough"
+    stage = offering(max_concurrency=4)
+    stage(OFFERED)
+    assert SettleOutcome(lease=1, ending="delivered") in stage(accepted())
+
+
+def test_a_report_that_waits_for_the_last_words_of_its_task_is_offered_once() -> None:
+    stage = running(ProgressMade(lease=1, progress=1), finished(), committed(), max_concurrency=4)
+    assert not superseded(stage(OFFERED)) and stage.states()["1"] == "pending"
+    assert offers(stage(beat())) == [1]
+    assert superseded(stage(rejected(503)))
+
+
+def test_a_newer_lease_that_waits_for_the_older_one_s_end_leaves_it_its_report() -> None:
+    stage = running(max_concurrency=4)
+    stage(OFFERED, committed(2), beat(2))
+    assert stage.states() | {"1": "running", "2": "queued"} == stage.states()
+    commands = stage(finished(), committed())
+    assert offers(commands) == [1] and StartRunner(lease=2, envelope=envelope()) in commands
+    assert not superseded(commands) and superseded(stage(rejected(503)))
+
+
+def test_a_newer_lease_that_waits_for_room_leaves_the_older_one_its_report() -> None:
+    stage = limited()
+    begin(stage, 1, A)
+    stage(finished(), committed(), rejected(503))
+    begin(stage, 2, A)
+    again = replace(task(1, A), envelope=envelope(capability=A, task_id=UUID(int=1)))
+    commands = stage(again)
+    assert superseded(commands), "accepted: nobody knows yet that it will have to wait"
+    stage = limited()
+    begin(stage, 1, A)
+    stage(again, committed(2), beat(2, 3600.0), task(3, A), committed(3), beat(3, 3600.0), finished(), committed())
+    assert stage.states() | {"1": "offering", "2": "running", "3": "queued"} == stage.states()
+
+
+def test_a_report_gives_way_to_any_newer_lease_that_began() -> None:
+    """The newest may wait for the one between them."""
+    stage = running(max_concurrency=4)
+    stage(OFFERED, committed(2), beat(2), finished(), committed())
+    assert stage.states() | {"1": "offering", "2": "running"} == stage.states()
+    stage(replace(OFFERED), committed(3), beat(3))
+    assert stage.states()["3"] == "queued"
+    assert superseded(stage(rejected(503)))
+
+
+def test_every_older_report_gives_way() -> None:
+    """Two were under way when the third lease came; both met a service in trouble, one after the other."""
+    stage = offering(max_concurrency=4)
+    stage(replace(OFFERED, standing=DONE), committed(2))
+    assert stage.states() | {"1": "offering", "2": "offering"} == stage.states()
+    assert superseded(stage(rejected(503, 1)), 1)
+    stage(rejected(503, 2))
+    assert superseded(stage(OFFERED), 2)
+
+
+def test_a_report_gives_way_although_a_lease_between_is_over() -> None:
+    """The second lease came and went while the first one's offer was under way."""
+    stage = offering(max_concurrency=4)
+    stage(replace(OFFERED, envelope=envelope(capability="/other/v1")), committed(2), accepted(2))
+    assert ending(stage) == "failed"
+    stage(rejected(503, 1))
+    assert stage.states()["1"] == "backing_off", "there is no newer lease any more"
+    while "Ask" not in names(stage.wait(0.05)):
+        pass
+    assert superseded(stage(OFFERED))
+
+
+def test_a_result_that_is_there_is_reported_under_the_newer_lease() -> None:
+    stage = waiting_report()
+    commands = stage(replace(OFFERED, standing=DONE))
+    assert commands[0] == CommitOutcome(lease=2, outcome=DONE) and superseded(commands)
+    assert "SendHeartbeat" not in names(commands) and "CommitAccepted" not in names(commands)
+    assert OfferOutcome(lease=2, outcome=DONE, token=TOKEN, generation=1) in stage(committed(2))
+    commands = stage(accepted(2))
+    assert SettleOutcome(lease=2, ending="delivered") in commands and ending(stage) == "completed"
+    assert "StartRunner" not in names(commands + stage.wait(100.0))
+
+
+def test_of_what_is_found_the_newest_counts() -> None:
+    stage = recovering(OWED, replace(OWED, lease=2))
+    assert stage.engine.statistics().counters == {"recovered": 2, "superseded": 1}
+    assert offers(stage(token())) == [2]
+
+
+def test_an_outcome_that_is_found_gives_way_to_a_lease_that_is_found() -> None:
+    """The node before this one took it after it had that outcome."""
+    for events in ((OWED, replace(FOUND, lease=2)), (replace(FOUND, lease=2), OWED)):
+        stage = Stage(first_lease=FIRST)
+        assert superseded(stage(*events), problem="no node token") and stage.states()["2"] == "found"
+
+
+def test_nothing_is_kept_of_leases_that_are_over() -> None:
+    stage = waiting_report()
+    stage(OFFERED, committed(2), beat(2), finished(2), committed(2), rejected(503, 2))
+    stage(replace(OFFERED, standing=DONE), committed(3), accepted(3))
+    stage(task(4), committed(4), beat(4, cancel=True), committed(4))
+    stage(LeaseUnreadable(task_id="t", problem="broken"), committed(5), rejected(404, 5))
+    assert stage.engine.statistics().tasks == ()
+    assert [held for held in vars(stage.engine._succession).values() if held] == []
 
 
 # -- The engine itself ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -32,7 +33,16 @@ from posemesh.commands import (
     Warn,
 )
 from posemesh.errors import NodeStartError
-from posemesh.events import CommitFailed, Committed, NoWork, RunnerFailed, RunnerFinished, SecretStored, SecretUnstored
+from posemesh.events import (
+    CommitFailed,
+    Committed,
+    LeaseOffered,
+    NoWork,
+    RunnerFailed,
+    RunnerFinished,
+    SecretStored,
+    SecretUnstored,
+)
 from posemesh.runners.metrics import noop_metrics
 from posemesh.secret import Secret
 from posemesh.shell.executor import Executor
@@ -360,5 +370,34 @@ def test_closing_cancels_what_is_in_flight_and_posts_nothing() -> None:
         over.set()
         await asyncio.sleep(1)
         assert rig.posted == []
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("stands", [True, False])
+@pytest.mark.parametrize("kind", [OutcomeKind.COMPLETED, OutcomeKind.FAILED])
+def test_a_task_whose_result_waits_and_stands_is_offered_with_it(stands: bool, kind: OutcomeKind) -> None:
+    asked: list[Any] = []
+
+    class Leasing:
+        async def ask(self, command: Ask) -> LeaseOffered:
+            return LeaseOffered(envelope=ENVELOPE, ttl=60.0)
+
+    async def looked(envelope: LeaseEnvelope, artifacts: object) -> bool:
+        asked.append((envelope, artifacts))
+        return stands
+
+    async def test() -> None:
+        ledger = Noted()
+        rig = Rig(ledger=ledger, network=Leasing(), stands=looked)
+        ledger.owed["another"] = OUTCOME
+        event = await rig.answer(Ask(token=Secret("n")))
+        assert (event.standing, asked) == (None, [])
+        rig.posted.clear()
+        owed = ledger.owed[str(ENVELOPE.task.id)] = replace(OUTCOME, kind=kind)
+        event = await rig.answer(Ask(token=Secret("n")))
+        completed = kind is OutcomeKind.COMPLETED
+        assert event.standing == (owed if completed and stands else None)
+        assert asked == ([(ENVELOPE, owed.artifacts)] if completed else [])
 
     virtually(test)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from aiohttp import web
 
 from posemesh.devnet import Devnet
 from posemesh.errors import StorageError
 from posemesh.runners.port import FinishUpload, OpenUpload, WriteUpload
 from posemesh.storage.artifacts import Writer
+from posemesh.storage.task import LOOK_SECS
 
 from .rig import Rig, with_net
 from .test_artifacts import IN_PARTS, LARGE
@@ -82,5 +87,41 @@ def test_one_upload_that_cannot_be_ended_keeps_neither_the_others_nor_the_worksp
         with pytest.raises(OSError, match="no good"):
             await rig.storage.close()
         assert len(ended) == 2 and not workspace.exists()
+
+    with_net(test)
+
+
+def test_artifacts_stand_unless_the_server_says_that_one_is_gone() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        lease = rig.holder.envelope
+        await rig.task.output.put_bytes("a", b"1")
+        await rig.task.output.put_bytes("b", b"2")
+        both = rig.storage.artifacts
+        assert await rig.node.stands(lease, both)
+        assert await rig.node.stands(lease, ())
+        assert not await rig.node.stands(lease, (*both, replace(both[0], id=str(UUID(int=99)))))
+        asked = len(net.requests)
+        assert await rig.node.stands(lease, [replace(both[0], id=None)])
+        assert len(net.requests) == asked, "what has no id cannot be asked for"
+
+    with_net(test)
+
+
+def test_a_server_that_does_not_say_is_no_reason_to_make_artifacts_again() -> None:
+    async def test(rig: Rig, net: Devnet) -> None:
+        await rig.task.output.put_bytes("a", b"1")
+        loop = asyncio.get_running_loop()
+
+        async def broken(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=500)
+
+        async def silent(request: web.Request) -> web.StreamResponse:
+            await asyncio.sleep(600)
+            return web.Response()
+
+        for fault in (broken, silent):
+            net.faults, began = fault, loop.time()
+            assert await rig.node.stands(rig.holder.envelope, rig.storage.artifacts)
+            assert loop.time() - began <= LOOK_SECS + 0.1
 
     with_net(test)
