@@ -8,9 +8,10 @@ takes the place of what an earlier lease of it left. What is kept is readable by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Self
 
 from posemesh.control.node_rows import (
@@ -44,6 +45,8 @@ from posemesh.types import LeaseEnvelope, Outcome
 __all__ = ("Interrupted", "NodeLedger", "Owed")
 
 _CROSSED_MAX: Final = 5
+NOTE_SECS: Final = 0.2
+"""The note of a delivery's end waits no longer than this for a commit that it can go with."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,7 +81,9 @@ class NodeLedger:
         self._outcomes = {row.id: entry_of(row).outcome for row in snapshot.outbox}
         self._entries: dict[LeaseId, str] = {}
         self._pending: dict[LeaseId, _Pending] = {}
-        self._notes: set[asyncio.Task[None]] = set()
+        self._due: list[Callable[[], Awaitable[None]]] = []
+        self._noting: asyncio.TimerHandle | None = None
+        self._notes: set[asyncio.Future[None]] = set()
         self._gate = asyncio.Lock()
         self._unsure = 0
         #: What the node before this one left behind, as it was found when this one was opened, the oldest first.
@@ -144,16 +149,16 @@ class NodeLedger:
         del self._inputs[lease], self._pending[lease]
 
     def settle(self, lease: LeaseId, ending: str, problem: str = "") -> None:
-        """Note how the outcome's delivery ended, and what stood in its way. A note that cannot be written costs one
-        more offer after the next start.
+        """Note how the outcome's delivery ended, and what stood in its way: with the next commit, or soon. A note that
+        is not written costs one more offer after the next start.
         """
         entry = self._entries.pop(lease, None)
         if entry is None:
             return
         task = self._outcomes.pop(entry).task.task_id
-        note = asyncio.ensure_future(self._note(task, self._outbox.pop(entry), ending, problem))
-        self._notes.add(note)
-        note.add_done_callback(self._notes.discard)
+        self._due.append(partial(self._note, task, self._outbox.pop(entry), ending, problem))
+        if self._noting is None:
+            self._noting = asyncio.get_running_loop().call_later(NOTE_SECS, self._note_all)
 
     def unsettled(self) -> tuple[Outcome, ...]:
         """Outcomes whose delivery has not ended, those of earlier processes first."""
@@ -175,6 +180,7 @@ class NodeLedger:
 
     async def close(self) -> None:
         """Let the notes be written. The store is left open for whom it belongs to."""
+        self._note_all()
         while self._notes:
             await asyncio.wait(tuple(self._notes))
 
@@ -205,6 +211,16 @@ class NodeLedger:
         holder = self._holders.get(row.task)
         return ending(row, holder, outcome, entry=entry, name=name, sequence=self._sequence, now=now)
 
+    def _note_all(self) -> None:
+        if self._noting is not None:
+            self._noting.cancel()
+            self._noting = None
+        for note in self._due:
+            noted = asyncio.ensure_future(note())
+            self._notes.add(noted)
+            noted.add_done_callback(self._notes.discard)
+        self._due.clear()
+
     async def _note(self, task: str, row: OutboxRow, ending: str, problem: str) -> None:
         now = self._wall()
 
@@ -229,6 +245,9 @@ class NodeLedger:
         delivered: what came second is made anew on what the first one left. Receipts are numbered as they are given, so
         where one commit fails those behind it have wrong numbers: all go one by one then, until all is well again.
         """
+        if self._due:
+            self._note_all()
+            await asyncio.sleep(0)  # they are given to the store first, and share this commit's transaction
         if not self._unsure:
             with suppress(StaleRows, Conflict):
                 return await self._give(pending)

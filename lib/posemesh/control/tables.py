@@ -8,12 +8,14 @@ read.
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
+from operator import attrgetter
 from typing import Final, TypeAlias, TypeVar, cast
+
+import msgspec
 
 from posemesh.control.store import (
     Commit,
@@ -64,8 +66,8 @@ KEYS: Final[dict[type[Row], tuple[str, ...]]] = {
     OutboxRow: ("runtime", "id"),
 }
 _TYPES: Final = {"str": "TEXT NOT NULL", "str | None": "TEXT", "int": "INTEGER NOT NULL", "bool": "INTEGER NOT NULL"}
-_FIELDS: Final = {kind: fields(kind) for kind in NAMES}
-_COLUMNS: Final = {kind: tuple(field.name for field in _FIELDS[kind]) for kind in NAMES}
+_COLUMNS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in NAMES}
+_GET: Final = {kind: attrgetter(*_COLUMNS[kind]) for kind in NAMES}
 
 
 def _table(kind: type[Row]) -> str:
@@ -101,23 +103,36 @@ _UPDATE: Final = {
 }
 
 
-def _values(row: Row) -> tuple[Value, ...]:
+def _float(value: Value) -> float:
+    """As SQLite gives it back: 0.0 where it is -0.0."""
+    return float(value or 0) + 0.0
+
+
+def _int(value: Value) -> int:
+    return int(value or 0)
+
+
+_STORED: Final[dict[type[Row], tuple[tuple[int, Callable[[Value], Value]], ...]]] = {
+    kind: tuple(
+        (place, _float if str(field.type) == "float" else _int)
+        for place, field in enumerate(fields(kind))
+        if str(field.type) in ("float", "bool")
+    )
+    for kind in NAMES
+}
+"""The columns that are stored otherwise than rows have them."""
+
+
+def _values(row: Row) -> list[Value]:
     """The columns as they are stored, whose JSON the digest is of: the same for a row written and for one read."""
-    return tuple(_value(getattr(row, field.name), str(field.type)) for field in _FIELDS[type(row)])
+    values = list(_GET[type(row)](row))
+    for place, stored in _STORED[type(row)]:
+        values[place] = stored(values[place])
+    return values
 
 
-def _value(value: Value, type: str) -> Value:
-    """As SQLite gives it back: a time is a float, and 0.0 where it is -0.0."""
-    match type:
-        case "float":
-            return float(value or 0) + 0.0
-        case "bool":
-            return int(value or 0)
-    return value
-
-
-def _digest(values: tuple[Value, ...]) -> bytes:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).digest()
+def _digest(values: list[Value]) -> bytes:
+    return hashlib.blake2b(msgspec.json.encode(values), digest_size=16).digest()
 
 
 def name(row: Row) -> str:
@@ -132,11 +147,7 @@ def name(row: Row) -> str:
 def _row(kind: type[R], stored: tuple[Value | bytes, ...]) -> R:
     *values, digest = stored
     columns = dict(zip(_COLUMNS[kind], values, strict=True))
-    try:
-        sound = _digest(cast(tuple[Value, ...], tuple(values))) == digest
-    except TypeError:  # a blob where text was
-        sound = False
-    if not sound:
+    if _digest(cast(list[Value], values)) != digest:
         key = "/".join(str(columns[column]) for column in KEYS[kind])
         raise LedgerCorrupt(f"{NAMES[kind]} {key}: the row is not as it was written; it was left as it is")
     if kind is InputRow:
