@@ -138,7 +138,8 @@ class Input:
     ``idempotency_key`` is what it is about and not the attempt: the id of its task. ``fence`` is the local number of
     the lease, from the driver's ``next_fence``; a higher one of the same key opens the key anew. Of inputs that wait
     with one kind and ``supersession_key`` the latest takes in the others. ``lane`` asks for another lane than that of
-    its kind. ``capability`` is what a task is. ``payload`` may hold the lease's tokens in clear.
+    its kind. ``capability`` is what a task is. ``payload`` may be the lease as JSON; its ``access_token``
+    is not put on record.
     """
 
     id: InputId

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from posemesh.control.errors import DriverRecoveryCorruption
 from posemesh.control.policy import decide
@@ -99,7 +99,7 @@ def row_of(entry: Entry) -> InputRow:
     return InputRow(
         runtime=stored.runtime_id,
         version=entry.version + 1,
-        body=encode(stored).decode(),
+        body=encode(_bare(stored)).decode(),
         id=given.id,
         phase=stored.seed.phase.value,
         open=not stored.terminal,
@@ -114,6 +114,15 @@ def row_of(entry: Entry) -> InputRow:
         created=stored.state.created_at,
         updated=stored.state.updated_at,
     )
+
+
+def _bare(stored: StoredInputState) -> StoredInputState:
+    """Without the lease's token, which is short-lived: a heartbeat brings whoever goes on with the lease a new one."""
+    given = stored.state.input
+    if given.payload.get("access_token") is None:
+        return stored
+    bare = replace(given, payload={**given.payload, "access_token": None})
+    return replace(stored, state=replace(stored.state, input=bare))
 
 
 def entry_of(row: InputRow) -> Entry:

@@ -78,6 +78,16 @@ def test_a_row_shows_what_an_operator_looks_for() -> None:
     assert entry_of(row) == replace(made.entries[given], version=1)
 
 
+def test_no_token_is_in_a_row() -> None:
+    made, given = image()
+    entry = made.entries[given]
+    payload = {**entry.stored.state.input.payload, "access_token": "very-secret"}
+    told = replace(entry.stored.state, input=replace(entry.stored.state.input, payload=payload))
+    row = row_of(replace(entry, stored=replace(entry.stored, state=told)))
+    assert "very-secret" not in row.body
+    assert entry_of(row).stored.state.input.payload == {"task": {"id": "task-1"}, "access_token": None}
+
+
 def test_an_ended_row_has_a_reason_and_no_payload() -> None:
     made, given = image()
     made.move(given, InputStaged(run=RUN, current=frozenset({RUN})))
