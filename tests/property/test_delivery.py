@@ -12,32 +12,36 @@ from posemesh.events import (
     OutcomeAccepted,
     OutcomeReady,
     OutcomeRejected,
+    OutcomeSuperseded,
     OutcomeWithdrawn,
     TokenRenewed,
 )
 from posemesh.machines import delivery
 
 from ..stage import DONE, Bench, failure
-from .running import RARELY, at_length, briefly
+from .running import RARELY, SELDOM, at_length, briefly
 
 EPSILON = 1e-6
 
 
 class DeliveryRules(RuleBasedStateMachine):
-    """``flight`` is the offer under way; ``end`` how it ended; ``tries`` what came back so far."""
+    """``flight`` is the offer under way; ``end`` how it ended; ``tries`` what came back so far, ``said`` what it said
+    last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flight, self.end = "", ""
+        self.flight, self.end, self.said = "", "", ""
         self.tries, self.lost, self.substituted = 0, False, False
         self.blocked = self.made_good = False
         self.window = (0.0, 0.0)
         self.generation = 0
 
-    @initialize(seed=st.integers(0, 9))
-    def build(self, seed: int) -> None:
-        self.delivery = Bench(delivery, seed=seed)
-        assert self.delivery(OutcomeReady(outcome=DONE)) == []
+    @initialize(seed=st.integers(0, 9), found=SELDOM)
+    def build(self, seed: int, found: bool) -> None:
+        """Of an outcome that was ``found`` on record nobody knows whether the service has heard."""
+        self.delivery, self.lost = Bench(delivery, seed=seed), found
+        assert self.delivery(OutcomeReady(outcome=DONE, reply_lost=found)) == []
 
     @property
     def waits(self) -> bool:
@@ -53,7 +57,7 @@ class DeliveryRules(RuleBasedStateMachine):
         self.flight = "yes"
 
     def _ended(self, commands: list[Command], end: str) -> None:
-        assert commands[0] == SettleOutcome(lease=0, ending=end)
+        assert commands[0] == SettleOutcome(lease=0, ending=end, problem=self.said)
         self.flight, self.end = "", end
 
     @precondition(lambda self: not self.tries and not self.flight and not self.end)
@@ -66,6 +70,12 @@ class DeliveryRules(RuleBasedStateMachine):
     def withdraw(self, now: bool) -> None:
         if now:
             self._ended(self.delivery(OutcomeWithdrawn()), "withdrawn")
+
+    @precondition(lambda self: self.waits)
+    @rule(now=RARELY)
+    def supersede(self, now: bool) -> None:
+        if now:
+            self._ended(self.delivery(OutcomeSuperseded()), "superseded")
 
     @precondition(lambda self: self.flight)
     @rule()
@@ -80,6 +90,7 @@ class DeliveryRules(RuleBasedStateMachine):
     )
     def reject(self, status: int | None, sent: bool, retry_after: float | None) -> None:
         answer = failure(status, sent=sent or status is not None, retry_after=retry_after)
+        self.said = "no answer" if status is None else f"answered {status}"
         commands = self.delivery(OutcomeRejected(failure=answer))
         self.tries += 1
         self.lost |= status is None and sent

@@ -15,7 +15,9 @@ from posemesh.commands import (
     CommitAccepted,
     CommitOutcome,
     OfferOutcome,
+    Register,
     SendHeartbeat,
+    SignIn,
     StartRunner,
     StopRunner,
 )
@@ -27,6 +29,7 @@ from posemesh.events import (
     HeartbeatAccepted,
     HeartbeatFailed,
     LeaseOffered,
+    LeaseRecovered,
     NodeStarted,
     OutcomeAccepted,
     OutcomeRejected,
@@ -49,13 +52,17 @@ TTLS = st.sampled_from([None, 0.4, 3.0, 6.0, 60.0, 3600.0])
 
 
 class LeaseRules(RuleBasedStateMachine):
-    """``kept`` while heartbeats go out; ``window`` is when the next one may and must. ``told`` is what user code
+    """``stands`` since the service said so: of a lease that is found on record nobody knows it.
+
+    ``kept`` while heartbeats go out; ``window`` is when the next one may and must. ``told`` is what user code
     reported and nobody acknowledged, ``sent`` how much of it the heartbeat in flight carries. ``transfers`` has the one
-    that moved last at its end."""
+    that moved last at its end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[Answered] = []
+        self.stands, self.taken = True, False
         self.kept, self.window, self.expiry, self.good = False, (0.0, 0.0), 0.0, UNKNOWN
         self.told: list[Any] = []
         self.sent: list[Any] = []
@@ -74,13 +81,21 @@ class LeaseRules(RuleBasedStateMachine):
         self.ending = ""
         self.count = 0
 
-    @initialize(ttl=TTLS, seed=st.integers(0, 9))
-    def build(self, ttl: float | None, seed: int) -> None:
-        self.stage = Stage(seed=seed, request_timeout_secs=REQUEST_TIMEOUT)
-        self.stage(NodeStarted(), RegistrationAccepted(), SignedIn(token=TOKEN, ttl=None))
+    @initialize(ttl=TTLS, seed=st.integers(0, 9), found=st.booleans(), late=st.sampled_from([0.0, 0.5, 100.0]))
+    def build(self, ttl: float | None, seed: int, found: bool, late: float) -> None:
+        """A lease that is found on record may be there before there is a token, and has to wait for it."""
+        self.stage = Stage(seed=seed, request_timeout_secs=REQUEST_TIMEOUT, first_lease=1 + found)
+        self.stands, late = not found, late if found else 0.0
+        offer = (LeaseRecovered if found else LeaseOffered)(lease=int(found), envelope=envelope(), ttl=ttl)
+        signed_in: list[Event] = [NodeStarted(), RegistrationAccepted(), SignedIn(token=TOKEN, ttl=None)]
+        first, then = ([offer], signed_in) if late else (signed_in, [offer])
+        commands = self.stage(*first) + self.stage.wait(late)
+        assert not late or commands == []
         self._renew(ttl)
         self.kept, self.offer_time = True, self.stage.now
-        self._tell(LeaseOffered(envelope=envelope(), ttl=ttl))
+        for event in then:
+            self._tell(event)
+        assert self.flight and self._has(CommitAccepted) != found
 
     @property
     def now(self) -> float:
@@ -105,10 +120,13 @@ class LeaseRules(RuleBasedStateMachine):
             if isinstance(command, SendHeartbeat):
                 self._check_heartbeat(command)
             elif isinstance(command, StartRunner):
-                assert self.recorded is not None and self.settled is not None and not self.stopped
+                assert self.stands and self.recorded is not None and self.settled is not None and not self.stopped
                 assert self.now <= max(self.recorded, self.offer_time + FIRST) + EPSILON
                 assert self.now < self.expiry
                 self.started = True
+            elif isinstance(command, CommitAccepted):
+                assert self.stands and not self.taken and not self.stopped
+                self.taken = True
             elif isinstance(command, StopRunner):
                 assert command.reason == self.stopped and self.started
             elif isinstance(command, CommitOutcome):
@@ -119,7 +137,7 @@ class LeaseRules(RuleBasedStateMachine):
                 if self.flush_since is not None and not self.offered:
                     assert self.now <= self.flush_since + FLUSH + EPSILON
                 self.offered = True
-            if isinstance(command, Answered) and not isinstance(command, Ask):
+            if isinstance(command, Answered) and not isinstance(command, Ask | Register | SignIn):
                 self.open.append(command)
         for end in self.stage.engine.ended:
             assert not self.ending
@@ -184,6 +202,7 @@ class LeaseRules(RuleBasedStateMachine):
                 self.kept_cancelled = True
                 self._lost("cancelled")
             else:
+                self.stands = True
                 self._renew(ttl)
                 self.window = (self.now + MIN * self.term, self.now + MAX * self.term)
                 if self.dirty or self.told:
@@ -316,6 +335,7 @@ class LeaseRules(RuleBasedStateMachine):
         assert not self.stage.engine.violations()
         if self.kept and not self.flight:
             assert self.now <= self.window[1] + EPSILON
+        assert self.taken or not self.stands
         if self.recorded is not None and not self.stopped and self.settled is not None:
             assert self.started
 
