@@ -1058,18 +1058,29 @@ def test_a_newer_lease_that_waits_for_the_older_one_s_end_leaves_it_its_report()
     assert not superseded(commands) and superseded(stage(rejected(503)))
 
 
-def test_a_newer_lease_that_waits_for_room_leaves_the_older_one_its_report() -> None:
+def twice() -> tuple[Stage, LeaseOffered]:
+    """The first lease's report waits, and the third, of the same task, for the second to leave it its runner."""
     stage = limited()
     begin(stage, 1, A)
-    stage(finished(), committed(), rejected(503))
+    stage(finished(), committed())
     begin(stage, 2, A)
-    again = replace(task(1, A), envelope=envelope(capability=A, task_id=UUID(int=1)))
-    commands = stage(again)
-    assert superseded(commands), "accepted: nobody knows yet that it will have to wait"
-    stage = limited()
-    begin(stage, 1, A)
-    stage(again, committed(2), beat(2, 3600.0), task(3, A), committed(3), beat(3, 3600.0), finished(), committed())
+    again = replace(task(3, A), envelope=envelope(capability=A, task_id=UUID(int=1)))
+    stage(again, committed(3), beat(3, 3600.0))
     assert stage.states() | {"1": "offering", "2": "running", "3": "queued"} == stage.states()
+    assert not superseded(stage(rejected(503)))
+    return stage, again
+
+
+def test_a_newer_lease_that_waits_for_room_leaves_the_older_one_its_report() -> None:
+    stage, _ = twice()
+    assert offers(stage.wait(2.0)) == [1]
+    stage(rejected(503), finished(2))
+    assert superseded(stage(committed(2))) and stage.states()["3"] == "running", "it has its turn"
+
+
+def test_a_report_gives_way_also_where_the_lease_after_it_still_waits() -> None:
+    stage, again = twice()
+    assert superseded(stage(again)) and stage.states() | {"3": "queued", "4": "accepted"} == stage.states()
 
 
 def test_a_report_gives_way_to_any_newer_lease_that_began() -> None:
@@ -1080,16 +1091,6 @@ def test_a_report_gives_way_to_any_newer_lease_that_began() -> None:
     stage(replace(OFFERED), committed(3), beat(3))
     assert stage.states()["3"] == "queued"
     assert superseded(stage(rejected(503)))
-
-
-def test_every_older_report_gives_way() -> None:
-    """Two were under way when the third lease came; both met a service in trouble, one after the other."""
-    stage = offering(max_concurrency=4)
-    stage(replace(OFFERED, standing=DONE), committed(2))
-    assert stage.states() | {"1": "offering", "2": "offering"} == stage.states()
-    assert superseded(stage(rejected(503, 1)), 1)
-    stage(rejected(503, 2))
-    assert superseded(stage(OFFERED), 2)
 
 
 def test_a_report_gives_way_although_a_lease_between_is_over() -> None:
