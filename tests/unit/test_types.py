@@ -55,6 +55,21 @@ def test_the_json_is_the_protocols() -> None:
     assert written["domain_id"] is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "cancels"),
+    [
+        ({"cancel": True}, True),
+        ({"status": "canceled"}, True),
+        ({"status": "cancelled", "cancel": False}, True),
+        ({"cancel": False}, False),
+        ({"status": "running"}, False),
+        ({}, False),
+    ],
+)
+def test_an_answer_that_asks_that_the_task_end(answer: dict[str, Any], cancels: bool) -> None:
+    assert HeartbeatAnswer(**answer).cancels is cancels
+
+
 def test_unknown_fields_are_ignored() -> None:
     assert TaskIdentity.from_json('{"task_id":"x","new":1}') == TaskIdentity(task_id="x")
 

@@ -6,12 +6,18 @@ import pytest
 
 from posemesh.commands import StopReason
 from posemesh.outcomes import FailureCode
-from posemesh.types import Outcome, OutcomeKind
-from posemesh.verdict import failed, no_runner, stopped
+from posemesh.types import Outcome, OutcomeKind, TaskIdentity, TaskSpec
+from posemesh.verdict import failed, identity, no_runner, stopped
 
-from ..stage import ARTIFACT, CAPABILITY, IDENTITY
+from ..stage import ARTIFACT, CAPABILITY, IDENTITY, TASK, envelope
 
 CHAIN = {"chain": ["a"], "code": "what user code calls it"}
+
+
+def test_what_a_report_says_of_its_task() -> None:
+    assert identity(envelope()) == IDENTITY
+    terms = envelope(domain_id=None, task=TaskSpec(id=TASK, capability="/b/v1"))
+    assert identity(terms) == TaskIdentity(task_id=str(TASK), capability="/b/v1"), "what is not known is not made up"
 
 
 def test_a_failure_names_its_code_twice() -> None:
