@@ -8,6 +8,8 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,12 @@ print(len(names))
 """
 
 
+def clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
+
+
 def call(*command: str | Path, cwd: Path) -> str:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -66,4 +71,45 @@ def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Pat
     call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)
     assert int(call(python, "-c", IMPORT_ALL, cwd=tmp_path)) > 10
     assert "Usage: posemesh-node" in call(tmp_path / "venv" / "bin" / "posemesh-node", "--help", cwd=tmp_path)
-    call(tmp_path / "venv" / "bin" / "posemesh-node", "diagram", "--check", cwd=tmp_path)
+    program = tmp_path / "venv" / "bin" / "posemesh-node"
+    call(program, "diagram", "--check", cwd=tmp_path)
+    with_a_node(program, tmp_path)
+
+
+def with_a_node(program: Path, work: Path) -> None:
+    """Without any extra a node runs a task through, serves what it shows of itself, and keeps its ledger."""
+    (work / "node.py").write_text("import posemesh\n\nnode = posemesh.Node()\n")
+    with started(program, "devnet", "--port", "0", "--data", work / "net", sign="submit", cwd=work):
+        terms = {"ENABLE_NOOP": "true", "NODE_PORT": "0", "NOOP_SLEEP_SECS": "0"}
+        files = ("--env-file", work / "net" / "node.env")
+        with started(program, "run", work / "node.py", *files, sign="offers", cwd=work, **terms):
+            env = ("--env-file", work / "net" / "app.env")
+            call(program, "submit", "/posemesh/noop/v1", "--wait", *env, cwd=work)
+        assert "/posemesh/noop/v1" in call(program, "ledger", "ls", *files, cwd=work)
+
+
+@contextmanager
+def started(*command: str | Path, sign: str, cwd: Path, **terms: str) -> Iterator[None]:
+    """A running program, once it has said ``sign``."""
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=clean() | terms,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if sign in line:
+                break
+        else:
+            pytest.fail("".join(said))
+        yield
+    finally:
+        process.terminate()
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode in (0, -15), "".join(said) + rest
