@@ -99,8 +99,9 @@ class DeliveryRules(RuleBasedStateMachine):
         elif status in (400, 413, 422) and self.substituted:
             self._ended(commands, "stuck")
         elif status in (400, 413, 422):
+            assert commands == []
             self.flight, self.substituted = "", True
-            self._offered(commands)
+            self.window = (self.delivery.now, self.delivery.now)
         else:
             assert commands == []
             self.flight = ""

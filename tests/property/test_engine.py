@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -46,10 +47,12 @@ from posemesh.events import (
     HeartbeatAccepted,
     HeartbeatFailed,
     LeaseOffered,
+    LeaseRecovered,
     LeaseUnreadable,
     NodeStarted,
     NoWork,
     OutcomeAccepted,
+    OutcomeRecovered,
     OutcomeRejected,
     ProgressMade,
     RegistrationAccepted,
@@ -63,13 +66,13 @@ from posemesh.events import (
     TransferMoved,
 )
 from posemesh.secret import Secret
-from posemesh.types import HeartbeatAnswer
+from posemesh.types import HeartbeatAnswer, Outcome
 
-from ..stage import CAPABILITY, Stage, envelope, failure
+from ..stage import CAPABILITY, DONE, Stage, envelope, failure
 from .running import RARELY, at_length, briefly
 
 EPSILON = 1e-6
-ENDINGS = {"completed", "failed", "refused", "unconfirmed", "stuck", "lost", "cancelled"}
+ENDINGS = {"completed", "failed", "refused", "unconfirmed", "stuck", "lost", "cancelled", "superseded"}
 STATUSES = (None, None, 400, 401, 401, 403, 404, 408, 409, 410, 413, 422, 429, 500, 503)
 TTLS = (None, 0.5, 3.0, 60.0, 3600.0)
 TIMEOUTS = (None, None, 1.0, 20.0)
@@ -79,12 +82,20 @@ ASKED = ("lease",) * 6 + ("other", "unreadable", "none", "failed")
 BOTH = (True, False)
 SELDOM = (True,) + (False,) * 8
 STEPS = (0.1, 0.1, 0.5, 1.0, 1.0, 3.0, 20.0)
+FINDS = ("lease", "lease", "refused", "outcome", "outcome")
+RESERVED = 6
+"""The numbers of the leases that a node can find on record."""
 Pick: TypeAlias = Callable[[Sequence[Any]], Any]
 """Chooses one of several: Hypothesis, which can take a failure apart, or a Random, which goes further in less time."""
 
 
 class NodeRules(RuleBasedStateMachine):
-    """This plays the shell and the network. ``open`` are the commands that wait for their one answer."""
+    """This plays the shell and the network. ``open`` are the commands that wait for their one answer.
+
+    Leases that were found are ``unsure`` until the service says that they stand. Those that come with an outcome have
+    it ``given`` (None: any failure) and never run. ``rejected`` are those of which an offer met trouble, ``concluded``
+    those whose outcome was to be recorded.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +107,14 @@ class NodeRules(RuleBasedStateMachine):
         self.tokens: dict[int, float] = {}
         self.holding: set[int] = set()
         self.ended: Counter[int] = Counter()
-        self.leases = 0
+        self.leases = RESERVED
+        self.unfound = list(range(1, RESERVED + 1))
+        self.unsure: set[int] = set()
+        self.terms: dict[int, float] = {}
+        self.given: dict[int, Outcome | None] = {}
+        self.tasks: dict[int, str] = {}
+        self.rejected: set[int] = set()
+        self.concluded: set[int] = set()
         self.commits: Counter[int] = Counter()
         self.running: set[int] = set()
         self.ran: set[int] = set()
@@ -111,15 +129,25 @@ class NodeRules(RuleBasedStateMachine):
         kindness=st.sampled_from([9, 7, 3, 0]),
         known=st.booleans(),
         room=st.sampled_from([None, None, 1, 3]),
+        found=st.integers(0, 4),
     )
-    def build(self, slots: int, callback: bool, seed: int, kindness: int, known: bool, room: int | None) -> None:
+    def build(
+        self, slots: int, callback: bool, seed: int, kindness: int, known: bool, room: int | None, found: int
+    ) -> None:
         self.kindness = kindness
         self.slots = slots
         url = "https://node.example" if callback else None
         capacity = Capacity([Offer(CAPABILITY, CAPABILITY, slots=room)])
         self.stage = Stage(
-            seed=seed, capacity=capacity, max_concurrency=slots, node_url=url, register_interval_secs=20.0
+            seed=seed,
+            capacity=capacity,
+            first_lease=RESERVED + 1,
+            max_concurrency=slots,
+            node_url=url,
+            register_interval_secs=20.0,
         )
+        for _ in range(found):
+            self._find(Random(seed + len(self.tasks)).choice)
         self._tell(NodeStarted())
         if known:  # so that more runs get to see leases
             self._befriend(Register, StoreSecret, SignIn)
@@ -137,6 +165,11 @@ class NodeRules(RuleBasedStateMachine):
         for end in self.stage.engine.ended:
             self.ended[end.lease] += 1
             assert end.ending in ENDINGS and self.ended[end.lease] == 1
+            assert end.lease not in self.lost_replies or end.ending != "refused"
+            assert end.lease in self.lost_replies or end.ending != "unconfirmed"
+            if end.ending == "superseded":
+                assert [key for key in self._newer(end.lease) if not self.ended[key] or key in self._just_ended()]
+                assert not [c for c in self._waiting(OfferOutcome) if c.lease == end.lease]
         for command in commands:
             assert not isinstance(command, Leave) or not self.left
             if isinstance(command, Authorized):
@@ -147,6 +180,7 @@ class NodeRules(RuleBasedStateMachine):
                 case Register() | SignIn():
                     assert not self._waiting(type(command))
                 case StartRunner(lease=lease):
+                    assert lease not in self.unsure and lease not in self.given
                     assert lease not in self.cancelled and self._lasts(lease)
                     assert not self.draining, "a stopping node begins nothing"
                     self.running.add(lease)
@@ -157,6 +191,7 @@ class NodeRules(RuleBasedStateMachine):
                     assert not [
                         c for c in self.open if isinstance(c, CommitAccepted | CommitOutcome) and c.lease == lease
                     ]
+                    self._check_commit(command)
                 case GiveUp():
                     self.gave_up = True
                 case Leave():
@@ -164,6 +199,26 @@ class NodeRules(RuleBasedStateMachine):
                     self.left = True
             if isinstance(command, Answered):
                 self.open.append(command)
+
+    def _check_commit(self, command: CommitAccepted | CommitOutcome) -> None:
+        lease = command.lease
+        if isinstance(command, CommitAccepted):
+            assert lease not in self.given, "a task that is not to run"
+            assert lease not in self.unsure, "taken up again although nobody knows whether its lease stands"
+            return
+        self.unsure.discard(lease)
+        self.concluded.add(lease)
+        if lease in self.cancelled and lease not in self.ran:
+            assert command.outcome.kind in ("cancelled", "lost", "failed")
+        elif lease in self.given:
+            self._check_given(lease, command.outcome)
+
+    def _check_given(self, lease: int, outcome: Outcome) -> None:
+        given = self.given[lease]
+        if given is None:
+            assert outcome.kind == "failed" and outcome.task.task_id == self.tasks[lease]
+        else:
+            assert outcome == given
 
     def _check_authorized(self, command: Authorized) -> None:
         assert command.token == Secret(f"t{command.generation}")
@@ -175,16 +230,33 @@ class NodeRules(RuleBasedStateMachine):
                 asks = len(self._waiting(Ask)) + 1
                 assert len(self.holding) + asks <= self.slots, "asked for more than can run"
                 assert self._backlog() < 64
+                assert not self.unsure, "what was found may take the room"
             case SendHeartbeat(lease=lease):
+                assert lease not in self.given
+                if lease in self.unsure:
+                    self.expiries.setdefault(lease, self.now + self.terms[lease])
                 assert not [c for c in self._waiting(SendHeartbeat) if c.lease == lease]
                 assert self._lasts(lease), "a heartbeat under a lease that ran out"
             case OfferOutcome(lease=lease, outcome=outcome):
                 instead = outcome.code == "report_rejected"
-                assert lease not in self.cancelled or lease in self.lost_replies or instead, (
-                    "reported although cancelled"
-                )
+                assert lease not in self.cancelled or lease in self.lost_replies, "reported although cancelled"
                 assert not [c for c in self._waiting(OfferOutcome) if c.lease == lease]
                 assert lease not in self.holding, "reported before it was recorded"
+                assert lease not in self.rejected or not self._superseded(lease), "it may end a newer lease"
+                if lease in self.given and not instead:
+                    self._check_given(lease, outcome)
+
+    def _newer(self, lease: int) -> list[int]:
+        return [key for key, task in self.tasks.items() if key > lease and task == self.tasks[lease]]
+
+    def _just_ended(self) -> set[int]:
+        return {end.lease for end in self.stage.engine.ended}
+
+    def _superseded(self, lease: int) -> bool:
+        """Whether there is a newer lease of its task which, as far as can be seen from here, does not wait for room."""
+        accepting = {command.lease for command in self._waiting(CommitAccepted)}
+        begun = self.unsure | self.ran | self.concluded | accepting
+        return any(key in begun and not self.ended[key] for key in self._newer(lease))
 
     def _lasts(self, lease: int) -> bool:
         return self.now < self.expiries[lease] + EPSILON
@@ -220,6 +292,8 @@ class NodeRules(RuleBasedStateMachine):
                 answer = self._failure(pick, command.generation) if pick(BOTH) else None
                 if answer and answer.status is None and answer.sent:
                     self.lost_replies.add(lease)
+                if answer:
+                    self.rejected.add(lease)
                 self._tell(OutcomeRejected(lease=lease, failure=answer) if answer else OutcomeAccepted(lease=lease))
             case CommitAccepted(lease=lease) | CommitOutcome(lease=lease):
                 well = not pick(SELDOM)
@@ -247,27 +321,65 @@ class NodeRules(RuleBasedStateMachine):
             case "lease":
                 ttl, cancel = pick(TTLS), pick(SELDOM)
                 server = None if pick(SELDOM) else "https://domain.example"
-                self._lease(ttl, cancel)
-                task = UUID(int=pick((self.leases,) * 9 + (1,)))  # now and then one that was leased before
+                task = UUID(int=pick((self.leases + 1,) * 5 + (1, 1, 1, 2, self.leases)))  # some were leased before
                 terms = envelope(task_id=task, cancel=cancel, domain_server_url=server)
-                self._tell(LeaseOffered(envelope=terms, ttl=ttl, timeout=pick(TIMEOUTS)))
+                offer = LeaseOffered(envelope=terms, ttl=ttl, timeout=pick(TIMEOUTS))
+                lease = self._lease(str(task), ttl, cancel)
+                if len(self._same(lease)) > 1 and pick(BOTH):
+                    self.given[lease] = replace(DONE, task=replace(DONE.task, task_id=str(task)))
+                    offer = replace(offer, standing=self._earlier(lease))
+                self._tell(offer)
             case "other":
-                self._lease(60.0, False)
-                self._tell(LeaseOffered(envelope=envelope(capability="/other/v1"), ttl=60.0))
+                offer = LeaseOffered(envelope=envelope(capability="/other/v1"), ttl=60.0)
+                self.given[self._lease(str(offer.envelope.task.id), 60.0, False)] = None
+                self._tell(offer)
             case "unreadable":
-                self._lease(60.0, False)
+                self.given[self._lease("t", 60.0, False)] = None
                 self._tell(LeaseUnreadable(task_id="t", problem="p"))
             case "none":
                 self._tell(NoWork(retry_after=pick(RETRY_AFTER)))
             case _:
                 self._tell(AskFailed(failure=self._failure(pick, self.stage.engine.auth.generation)))
 
-    def _lease(self, ttl: float | None, cancel: bool) -> None:
+    def _lease(self, task: str, ttl: float | None, cancel: bool) -> int:
         self.leases += 1
+        self.tasks[self.leases] = task
         self.holding.add(self.leases)
         self.expiries[self.leases] = self.now + (ttl or 6.0)
         if cancel:
             self.cancelled.add(self.leases)
+        return self.leases
+
+    def _same(self, lease: int) -> list[int]:
+        return [key for key, task in self.tasks.items() if task == self.tasks[lease]]
+
+    def _earlier(self, lease: int) -> Outcome:
+        """What an earlier lease of that task came to: it may have been of another job."""
+        return replace(DONE, task=replace(DONE.task, task_id=self.tasks[lease], job_id="earlier"))
+
+    def _find(self, pick: Pick) -> None:
+        """The ledger has a lease, or an outcome, of the node before this one."""
+        lease = pick(self.unfound)
+        self.unfound.remove(lease)
+        task = UUID(int=pick((lease, lease, 1)))
+        self.tasks[lease] = str(task)
+        match pick(FINDS):
+            case "outcome":
+                outcome = self.given[lease] = replace(DONE, task=replace(DONE.task, task_id=str(task)))
+                self.lost_replies.add(lease)
+                self.concluded.add(lease)
+                self._tell(OutcomeRecovered(lease=lease, outcome=outcome))
+                return
+            case "refused":
+                self.given[lease], code = None, "killed"
+            case _:
+                self.unsure.add(lease)
+                code = ""
+        self.holding.add(lease)
+        ttl = pick(TTLS)
+        self.terms[lease] = ttl or 6.0
+        terms = envelope(task_id=task)
+        self._tell(LeaseRecovered(lease=lease, envelope=terms, ttl=ttl, timeout=pick(TIMEOUTS), code=code))
 
     def _answer_heartbeat(self, lease: int, generation: int, pick: Pick) -> None:
         if pick((True, False, False)):
@@ -276,8 +388,8 @@ class NodeRules(RuleBasedStateMachine):
         ttl, cancel = pick(TTLS), pick(SELDOM)
         # The longest that an unknown expiry can stand for; the heartbeats' own machine has the exact rule.
         self.expiries[lease] = max(self.expiries[lease], self.now + (ttl or 3600.0))
-        if cancel and lease in self._alive():
-            self.cancelled.add(lease)
+        if lease in self._alive():
+            (self.cancelled.add if cancel else self.unsure.discard)(lease)
         answer = HeartbeatAnswer(cancel=cancel, access_token=Secret("new") if pick(BOTH) else None)
         self._tell(HeartbeatAccepted(lease=lease, answer=answer, ttl=ttl))
 
@@ -306,6 +418,8 @@ class NodeRules(RuleBasedStateMachine):
         for _ in range(steps):
             if not pick(range(50)):
                 pick((self._drain, self._cancel, *(self._sleep, self.probe) * 6))()
+            elif self.unfound and not pick(range(60)):
+                self._find(pick)
             elif self.open and pick(range(4)):
                 self._answer_one(pick)
             elif self.running and not pick(range(3)):
@@ -363,6 +477,12 @@ class NodeRules(RuleBasedStateMachine):
         after = (self.stage.states(), self.stage.engine.next_deadline(), self.stage.engine.statistics().counters)
         assert after == before and not self.stage.engine.ended
 
+    @precondition(lambda self: self.unfound)
+    @rule(data=st.data(), now=RARELY)
+    def find(self, data: st.DataObject, now: bool) -> None:
+        if now:
+            self._find(lambda options: data.draw(st.sampled_from(options)))
+
     @rule(node_id=st.sampled_from(["node", "stranger"]))
     def call_back(self, node_id: str) -> None:
         self.requests += 1
@@ -397,8 +517,12 @@ class NodeRules(RuleBasedStateMachine):
         statistics = self.stage.engine.statistics()
         for task in statistics.tasks:
             assert task.transfers == self.transfers.get(task.lease, {})
+            if task.state == "backing_off":
+                newer = {other.state for other in statistics.tasks if other.lease in self._newer(task.lease)}
+                assert newer <= {"queued", "stuck"}, "its report would end a newer lease"
         counters = statistics.counters
-        assert counters.get("leased", 0) == self.leases
+        assert counters.get("leased", 0) == self.leases - RESERVED
+        assert counters.get("recovered", 0) == RESERVED - len(self.unfound)
         assert sum(counters.get(ending, 0) for ending in ENDINGS) == len(self.ended)
         assert {store.request for store in self._waiting(StoreSecret)} == self.callbacks
 
@@ -421,7 +545,7 @@ class NodeRules(RuleBasedStateMachine):
             assert rounds < 2000
         self._befriend()
         if not self.gave_up:
-            while len(self.ended) < self.leases:
+            while len(self.ended) < len(self.tasks):
                 deadline = self.stage.engine.next_deadline()
                 assert deadline is not None, "a lease without an ending"
                 self.stage.now = max(self.now, deadline)
@@ -429,7 +553,8 @@ class NodeRules(RuleBasedStateMachine):
                 self._befriend()
                 rounds += 1
                 assert rounds < 4000
-            assert set(self.ended) == set(range(1, self.leases + 1))
+            assert set(self.ended) == set(self.tasks)
+            assert not [held for held in vars(self.stage.engine._succession).values() if held]
         assert not self.callbacks
 
     def _befriend(self, *only: type[Answered]) -> None:
@@ -452,6 +577,8 @@ class NodeRules(RuleBasedStateMachine):
                 self._tell(NoWork())
             case SendHeartbeat(lease=lease):
                 self.expiries[lease] = self.now + 60.0
+                if lease in self._alive():
+                    self.unsure.discard(lease)
                 self._tell(HeartbeatAccepted(lease=lease, answer=HeartbeatAnswer(), ttl=60.0))
             case OfferOutcome(lease=lease):
                 self._tell(OutcomeAccepted(lease=lease))
@@ -479,15 +606,16 @@ def test_engine_at_length() -> None:
 def long_life(seed: int) -> Counter[str]:
     """A node's life of many steps, without Hypothesis: nothing to take apart, but far to go."""
     node, rng = NodeRules(), Random(seed)
-    node.build(rng.choice((1, 2, 4)), rng.choice(BOTH), seed, rng.choice((9, 7, 3)), True, rng.choice((None, 1, 3)))
+    room, found = rng.choice((None, 1, 3)), rng.choice((0, 1, 4))
+    node.build(rng.choice((1, 2, 4)), rng.choice(BOTH), seed, rng.choice((9, 7, 3)), True, room, found)
     node.for_a_while(seed, 600)
     node.teardown()
     return node.stage.engine.counters
 
 
 def test_long_lives_see_every_ending() -> None:
-    seen = sum((long_life(seed) for seed in range(40)), Counter())
-    assert set(seen) == {"leased", *ENDINGS}
+    seen = sum((long_life(seed) for seed in range(80)), Counter())
+    assert set(seen) == {"leased", "recovered", *ENDINGS}
 
 
 @pytest.mark.slow

@@ -423,7 +423,9 @@ def test_every_ending_of_a_report() -> None:
 
 def test_a_stuck_outcome_is_shown_to_the_operator() -> None:
     stage = offering()
-    stage(rejected(422), rejected(413))
+    stage(rejected(422))
+    assert offers(stage.wait(0.0)) == [1]
+    stage(rejected(413))
     (task,) = stage.engine.statistics().tasks
     assert (task.state, task.problem, task.capability) == ("stuck", "answered 413", CAPABILITY)
     assert stage.states()["poller"] == "asking", "it holds no slot"
@@ -1040,6 +1042,23 @@ def test_a_report_that_is_under_way_is_offered_to_its_end() -> None:
     stage = offering(max_concurrency=4)
     stage(OFFERED)
     assert SettleOutcome(lease=1, ending="delivered") in stage(accepted())
+
+
+def test_a_report_that_cannot_be_taken_gives_way_before_a_failure_takes_its_place() -> None:
+    """The service would take that failure for the end of the newer lease."""
+    stage = offering(max_concurrency=4)
+    stage(OFFERED, committed(2), beat(2))
+    assert superseded(stage(rejected(422)), problem="answered 422")
+    assert stage.states()["2"] == "running" and offers(stage.wait(2.0)) == []
+
+
+def test_a_report_that_cannot_be_taken_is_not_replaced_where_the_task_was_cancelled() -> None:
+    stage = running()
+    (heartbeat,) = stage.wait(21.0)
+    assert isinstance(heartbeat, SendHeartbeat)
+    stage(finished(), committed(), beat(cancel=True))
+    assert SettleOutcome(lease=1, ending="withdrawn", problem="answered 422") in stage(rejected(422))
+    assert ending(stage) == "cancelled"
 
 
 def test_a_report_that_waits_for_the_last_words_of_its_task_is_offered_once() -> None:

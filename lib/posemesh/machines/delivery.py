@@ -7,6 +7,7 @@ Rules:
    was taken: that is unconfirmed, not refused.
 3. 400, 413 and 422 say that the report itself cannot be taken; the same report never will. The service is told so,
    once, with a failure ``report_rejected``; if it does not take that either, the outcome is stuck and the operator's.
+   That failure is offered without a pause, unless the task was cancelled or leased again meanwhile.
 4. A report that was offered once gives way to a newer lease of its task: what that one ends with is what counts.
 """
 
@@ -123,6 +124,7 @@ def prepare_substitute(delivery: Delivery, step: Step[OutcomeRejected]) -> None:
     details: dict[str, JSON] = {"outcome": delivery.outcome.kind.value}
     message = step.event.failure.message
     delivery.substitute = failed(delivery.outcome.task, FailureCode.REPORT_REJECTED, message, details=details)
+    delivery.arm(OfferDue, step.now)
 
 
 def settle_as(ending: DeliveryState) -> Callable[[Delivery, Step[Event]], Command]:
@@ -192,10 +194,10 @@ TABLE = (
     Edge(
         OutcomeRejected,
         OFFERING,
-        OFFERING,
+        BACKING_OFF,
         "the service should hear that this task has ended, though not how",
         rejected,
-        (note_answer, prepare_substitute, offer),
+        (note_answer, prepare_substitute),
     ),
     Edge(OutcomeRejected, OFFERING, BACKING_OFF, "it was no answer to this report", do=(note_answer, wait)),
     Edge(OfferDue, BACKING_OFF, OFFERING, "the pause is over", do=(offer,)),
