@@ -233,7 +233,7 @@ class NodeRules(RuleBasedStateMachine):
                 assert not self.unsure, "what was found may take the room"
             case SendHeartbeat(lease=lease):
                 assert lease not in self.given
-                if lease in self.unsure:
+                if lease in self.terms:  # its time begins when it is first asked about
                     self.expiries.setdefault(lease, self.now + self.terms[lease])
                 assert not [c for c in self._waiting(SendHeartbeat) if c.lease == lease]
                 assert self._lasts(lease), "a heartbeat under a lease that ran out"
