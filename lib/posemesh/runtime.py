@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -28,9 +29,10 @@ from posemesh.shell.http import Http
 from posemesh.shell.network import Network
 from posemesh.shell.observe import Observer
 from posemesh.shell.offload import Offload
+from posemesh.shell.pool import Pool
 from posemesh.shell.scheduler import Scheduler
 from posemesh.shell.secrets import SecretStore
-from posemesh.shell.server import Server
+from posemesh.shell.server import Endpoints, Server, routes
 from posemesh.shell.signer import Signer
 from posemesh.snapshot import Statistics
 from posemesh.storage.task import NodeStorage
@@ -44,7 +46,7 @@ class ListenError(PosemeshError):
 
 
 class Runtime:
-    """A running node. Make it on the loop it is to live on."""
+    """A running node. Make it on the loop it is to live on. ``state`` and ``pool`` are as its storage has them."""
 
     def __init__(
         self,
@@ -58,6 +60,8 @@ class Runtime:
         rng: Random,
         ledger: NodeLedger,
         secrets: SecretStore,
+        state: Path | None = None,
+        pool: Pool | None = None,
     ) -> None:
         for secret in (config.reg_secret, config.secp256k1_privhex):
             register_secret(secret, lasting=True)
@@ -71,8 +75,10 @@ class Runtime:
         self._offload = offload
         self._ledger = ledger
         self._signer = Signer(config.secp256k1_privhex)
-        self._http = Http(clock, offload, user_agent=f"posemesh/{config.node_version}")
-        self._storage = NodeStorage(config, self._signer.address, clock, offload, rng)
+        services = None if pool is None else pool.services()
+        agent = f"posemesh/{config.node_version}"
+        self._http = Http(clock, offload, user_agent=agent, connector=services)
+        self._storage = NodeStorage(config, self._signer.address, clock, offload, rng, state=state, pool=pool)
         self._sweeping: asyncio.Task[None] | None = None
         counted = MetricsHandle.of(metrics)
         self._registry = RunnerRegistry(_router(runners, offload, counted), counted)
@@ -94,7 +100,8 @@ class Runtime:
             left=self._leave,
         )
         self._scheduler = Scheduler(self._engine, clock, self._execute, self._observe, self._observer.ended)
-        self._server = Server(
+        #: What the node serves, here or where it is hosted.
+        self.endpoints = Endpoints(
             post=self.post,
             expect=self._executor.expect_callback,
             ready=self.can_lease,
@@ -102,6 +109,7 @@ class Runtime:
             expose_status=config.expose_status,
             metrics=getattr(metrics, "render", None),
         )
+        self._server = Server(routes(Endpoints, lambda request: self.endpoints))
 
     @property
     def address(self) -> str:

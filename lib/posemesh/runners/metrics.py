@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
+from importlib.util import find_spec
 from typing import Protocol, Self, runtime_checkable
 
 from posemesh.outcomes import TaskOutcome
@@ -13,10 +14,12 @@ from posemesh.telemetry import logger
 __all__ = (
     "MetricsBackend",
     "MetricsHandle",
+    "MetricsShare",
     "NoOpMetrics",
     "NodeMetrics",
     "RunnerType",
     "TaskOutcome",
+    "default_metrics",
     "noop_metrics",
 )
 
@@ -158,6 +161,35 @@ class MetricsHandle:
                 self._told = True
                 what = type(self._backend).__name__
                 logger().opt(exception=error).warning(f"{what} raised; its metrics are wrong from here on")
+
+
+class MetricsShare(MetricsHandle):
+    """One of several nodes' handles of the same backend, which all count in. What is not a count but a state, how many
+    tasks run, is that of all of them together: ``running`` is theirs.
+    """
+
+    def __init__(self, backend: MetricsBackend, running: dict[MetricsShare, int]) -> None:
+        super().__init__(backend)
+        self._running = running
+        self.render: Callable[[], tuple[str, bytes]] | None = getattr(backend, "render", None)
+
+    def active_tasks(self, n: int) -> None:
+        self._running[self] = n
+        super().active_tasks(sum(self._running.values()))
+
+    def close(self) -> None:
+        """This node runs nothing any more."""
+        self.active_tasks(0)
+        del self._running[self]
+
+
+def default_metrics(*, served: bool) -> MetricsBackend:
+    """Prometheus' where somebody could ask for it and its extra is installed."""
+    if not served or find_spec("prometheus_client") is None:
+        return noop_metrics()
+    from posemesh.runners.prometheus import PrometheusMetrics
+
+    return PrometheusMetrics()
 
 
 @cache

@@ -22,7 +22,17 @@ from posemesh.shell.clock import Clock
 from posemesh.shell.offload import Offload
 from posemesh.wire.dms import parse_http_date, parse_retry_after
 
-__all__ = ("ANSWER_BYTES_MAX", "AddressRefused", "Http", "Incoming", "Reply", "TransportError", "is_loopback")
+__all__ = (
+    "ANSWER_BYTES_MAX",
+    "CONNECTIONS_MAX",
+    "AddressRefused",
+    "Http",
+    "Incoming",
+    "Reply",
+    "TransportError",
+    "is_loopback",
+    "new_connector",
+)
 
 T = TypeVar("T")
 
@@ -30,6 +40,7 @@ ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """A service's JSON answer is read up to this many bytes."""
 PIECE_BYTES = 64 * 1024
 CONNECTIONS_MAX = 256
+"""Requests that one client has under way at a time; those of another never wait for them."""
 STREAM_BYTES = 256 * 1024
 EXCERPT_CHARS = 300
 KEPT_SECS = 55.0
@@ -130,21 +141,34 @@ class _Resolver(AbstractResolver):
         pass
 
 
+def new_connector(offload: Offload, *, wary: bool) -> aiohttp.BaseConnector:
+    """Connections, made and kept; each client that uses them keeps to its own limit."""
+    return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECS, resolver=_Resolver(offload, wary=wary))
+
+
 class Http:
     """One node's client. Open it on the loop that uses it.
 
-    A ``wary`` one is for URLs that come from the network: it refuses link-local and metadata addresses.
+    A ``wary`` one is for URLs that come from the network: it refuses link-local and metadata addresses. A ``connector``
+    that is given, as wary as the client, is shared with others, and closed by whom it belongs to.
     """
 
-    def __init__(self, clock: Clock, offload: Offload, *, user_agent: str, wary: bool = False) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        offload: Offload,
+        *,
+        user_agent: str,
+        wary: bool = False,
+        connector: aiohttp.BaseConnector | None = None,
+    ) -> None:
         self._clock = clock
         self._wary = wary
         self._proxies = getproxies_environment()
-        connector = aiohttp.TCPConnector(
-            limit=CONNECTIONS_MAX, keepalive_timeout=KEPT_SECS, resolver=_Resolver(offload, wary=wary)
-        )
+        self._share = asyncio.Semaphore(CONNECTIONS_MAX)
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=connector or new_connector(offload, wary=wary),
+            connector_owner=connector is None,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": user_agent},
             timeout=aiohttp.ClientTimeout(total=None),
@@ -233,7 +257,7 @@ class Http:
             raise AddressRefused(f"{where}: link-local and metadata addresses are no domain server's")
         proxy = self._proxy(url)
         try:
-            async with patience:
+            async with patience, self._share:
                 async with self._session.request(
                     method,
                     url,

@@ -27,6 +27,7 @@ from posemesh.runners.port import (
 from posemesh.shell.clock import Clock
 from posemesh.shell.http import Http
 from posemesh.shell.offload import Offload
+from posemesh.shell.pool import Pool
 from posemesh.storage.artifacts import Artifacts, Writer
 from posemesh.storage.client import DomainClient, Holder, InfoCache
 from posemesh.storage.identity import client_id
@@ -51,21 +52,39 @@ class _Reporting(Holder, Protocol):
 
 
 class NodeStorage:
-    """One node's. It reads and writes nothing before a task, or :meth:`sweep`, asks for it."""
+    """One node's. It reads and writes nothing before a task, or :meth:`sweep`, asks for it.
 
-    def __init__(self, config: NodeConfig, address: str, clock: Clock, offload: Offload, rng: Random) -> None:
+    ``state`` is where the node keeps things, by default STATE_DIR; ``pool`` has connections that it shares with others.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        address: str,
+        clock: Clock,
+        offload: Offload,
+        rng: Random,
+        *,
+        state: Path | None = None,
+        pool: Pool | None = None,
+    ) -> None:
         self._config = config
         self._address = address
         self._clock = clock
         self._offload = offload
         self._rng = rng
-        self._state = state_dir(config.state_dir, address)
+        self._state = state or state_dir(config.state_dir, address)
         self._place = Workplace(self._state)
         self._infos = InfoCache()
         self._client_id: str | None = None
         # Its URLs come from the network, which those of the node's own services do not.
+        wary = not config.allow_insecure_http
         self._http = Http(
-            clock, offload, user_agent=f"posemesh/{config.node_version}", wary=not config.allow_insecure_http
+            clock,
+            offload,
+            user_agent=f"posemesh/{config.node_version}",
+            wary=wary,
+            connector=None if pool is None else pool.domains(wary=wary),
         )
 
     async def sweep(self) -> int:

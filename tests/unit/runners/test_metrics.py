@@ -12,10 +12,12 @@ from posemesh.runners import metrics
 from posemesh.runners.metrics import (
     MetricsBackend,
     MetricsHandle,
+    MetricsShare,
     NodeMetrics,
     NoOpMetrics,
     RunnerType,
     TaskOutcome,
+    default_metrics,
     noop_metrics,
 )
 from posemesh.testing import LoopClock, run_virtual, simulated
@@ -177,3 +179,30 @@ def test_a_node_works_whatever_its_backend_raises() -> None:
     with logged() as lines:
         assert worked(Broken()) == ENDED
     assert len([line for line in lines if "Broken raised" in line]) == 1
+
+
+def test_nodes_that_share_a_backend_are_counted_together() -> None:
+    """How many tasks run is no count: what the last node said took the place of all others'."""
+    backend = Everything()
+    running: dict[MetricsShare, int] = {}
+    one, other = (MetricsShare(backend, running) for _ in range(2))
+    assert MetricsHandle.of(one) is one
+    one.active_tasks(2)
+    other.active_tasks(3)
+    one.active_tasks(1)
+    one.token_rotated()
+    one.close()
+    other.close()
+    assert [said for said in backend.said if said != "token_rotated"] == [
+        ("active_tasks", number) for number in (2, 5, 4, 3, 0)
+    ]
+    assert "token_rotated" in backend.said
+    assert running == {}
+    assert one.render is None
+
+
+def test_the_default_counts_where_somebody_could_ask() -> None:
+    assert default_metrics(served=False) is noop_metrics()
+    backend = default_metrics(served=True)
+    render = MetricsShare(backend, {}).render
+    assert render is not None and b"dms_active_task" in render()[1]

@@ -10,12 +10,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from posemesh.commands import AnswerCallback
 from posemesh.events import CallbackArrived, HealthProbed
 from posemesh.secret import Secret
 from posemesh.shell import server as module
-from posemesh.shell.server import Server
+from posemesh.shell.server import Endpoints, Overview, Server, routes
 from posemesh.telemetry import register_secret, scrub
 from posemesh.testing import run_virtual
 
@@ -32,7 +33,7 @@ class Rig:
         self.answer: tuple[int, str] | None = (200, "")
         self.shown: dict[str, Any] = {"node": {}}
         self._waiting: dict[int, asyncio.Future[AnswerCallback]] = {}
-        self.server = Server(
+        self.endpoints = Endpoints(
             post=self._post,
             expect=self._expect,
             ready=lambda: self.ready,
@@ -40,6 +41,7 @@ class Rig:
             expose_status=expose,
             metrics=metrics,
         )
+        self.server = Server(routes(Endpoints, lambda request: self.endpoints))
         self.url = ""
         self.http: aiohttp.ClientSession
 
@@ -179,6 +181,49 @@ def test_other_methods_and_paths() -> None:
         assert (await rig.call("GET", "/"))[0] == 404
 
     with_server(test)
+
+
+def test_several_nodes_on_one_server() -> None:
+    """Each below a prefix, found by its name at each request; what all of them share has no callback."""
+
+    async def main() -> None:
+        rigs = {"a": Rig(), "b": Rig()}
+        overview = Overview(ready=lambda: True, status=lambda: {"nodes": {}}, expose_status=False)
+
+        def find(request: web.Request) -> Endpoints:
+            if request.match_info["name"] not in rigs:
+                raise web.HTTPNotFound
+            return rigs[request.match_info["name"]].endpoints
+
+        below = routes(Endpoints, find, prefix="/nodes/{name}")
+        server = Server([*routes(Overview, lambda request: overview), *below])
+        port = await server.open("127.0.0.1", 0)
+        async with aiohttp.ClientSession() as http:
+            for rig in rigs.values():
+                rig.http = http
+            rigs["a"].url = f"http://127.0.0.1:{port}/nodes/a"
+            rigs["b"].url = f"http://127.0.0.1:{port}/nodes/b"
+            rigs["b"].ready = True
+            assert await rigs["a"].back(GOOD) == (200, '{"ok":true}')
+            assert (len(rigs["a"].posted), len(rigs["b"].posted)) == (1, 0)
+            assert [(await rigs[name].call("GET", "/ready"))[0] for name in "ab"] == [503, 200]
+            await rigs["b"].call("GET", "/health", headers={"User-Agent": "DDS v1"})
+            assert rigs["b"].posted == [HealthProbed()]
+            del rigs["b"]
+            for method, path, status in (
+                ("GET", "/ready", 200),
+                ("HEAD", "/health", 200),
+                ("GET", "/nodes/a/status", 200),
+                ("GET", "/nodes/a/unheard_of", 404),
+                ("GET", "/nodes/b/health", 404),
+                ("POST", "/nodes/b/internal/v1/registrations", 404),
+                ("POST", CALLBACK, 404),
+            ):
+                async with http.request(method, f"http://127.0.0.1:{port}{path}") as reply:
+                    assert reply.status == status, path
+        await server.close()
+
+    run_virtual(main(), limit=60)
 
 
 # --- Looking at the node ----------------------------------------------------------------------------------------
