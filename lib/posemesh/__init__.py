@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from posemesh.errors import UnsupportedKind as UnsupportedKind
     from posemesh.errors import UploadFailed as UploadFailed
     from posemesh.errors import WireError as WireError
+    from posemesh.hosting import Host as Host
     from posemesh.node import Node as Node
     from posemesh.runners.api import AccessTokenProvider as AccessTokenProvider
     from posemesh.runners.api import ArtifactSink as ArtifactSink
@@ -73,6 +74,7 @@ __all__ = (
     "ControlPlane",
     "DiskFull",
     "DuplicateRunner",
+    "Host",
     "IllegalTransition",
     "InputSource",
     "InvalidCid",
@@ -122,6 +124,7 @@ _HOMES: Final = {
     "Artifact": "posemesh.types",
     "ArtifactSink": "posemesh.runners.api",
     "ControlPlane": "posemesh.runners.api",
+    "Host": "posemesh.hosting",
     "InputSource": "posemesh.runners.api",
     "LeaseEnvelope": "posemesh.types",
     "MaterializedInput": "posemesh.runners.api",

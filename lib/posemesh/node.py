@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -20,29 +18,29 @@ from posemesh.config import NodeConfig
 from posemesh.control.ledger import SqliteStore
 from posemesh.control.node_ledger import NodeLedger
 from posemesh.control.records import Ids
-from posemesh.control.store import LedgerUnfit, Store
 from posemesh.errors import ConfigError, NodeStopped, PosemeshError
+from posemesh.hosting import Home, Host, OpenStore, home_of_its_own, runtime_name
 from posemesh.machines._kernel import Moved
 from posemesh.runners.api import Runner, RunnerTarget
 from posemesh.runners.executors.declared import (
     Declared,
     Terms,
     check_capability,
+    check_name,
     declare_command,
     declare_routed,
     declare_runner,
+    offered,
 )
-from posemesh.runners.metrics import MetricsBackend, noop_metrics
-from posemesh.runners.noop import CAPABILITY as NOOP
-from posemesh.runners.noop import noop
+from posemesh.runners.metrics import MetricsBackend
 from posemesh.runners.router import RoutedRunner
 from posemesh.runtime import Runtime
 from posemesh.shell.clock import Clock, SystemClock
 from posemesh.shell.offload import HostOffload, Offload, ThreadOffload
 from posemesh.shell.secrets import MemorySecretStore, SecretStore
 from posemesh.shell.signer import Signer
+from posemesh.signals import Signals
 from posemesh.snapshot import Statistics
-from posemesh.storage.workspace import state_dir
 from posemesh.target import importing
 
 __all__ = ("Node",)
@@ -56,7 +54,8 @@ class Node:
     them.
 
     Making one does no I/O, reads no configuration and never fails. ``config`` is read from the environment by
-    :meth:`start` and :meth:`run` where it is None. Several nodes in one process, or on one loop, share nothing.
+    :meth:`start` and :meth:`run` where it is None. Nodes in one process, or on one loop, share nothing but their
+    ``host``, if they are given one.
     """
 
     def __init__(
@@ -66,20 +65,22 @@ class Node:
         runners: Iterable[Runner] = (),
         metrics: MetricsBackend | None = None,
         clock: Clock | None = None,
+        host: Host | None = None,
     ) -> None:
         self._config = config
+        self._host = host
         self._clock: Clock = clock or SystemClock()
         self._given = tuple(runners)
         self._metrics = metrics
         self._declared: dict[str, Declared] = {}
         self._runtime: Runtime | None = None
         self._statistics: Statistics | None = None
-        self._store: Store | None = None
+        self._home: Home | None = None
         self._opening: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         # What a simulation puts in place of these is not part of the public surface.
         self._offload: Callable[[], Offload] = HostOffload
-        self._open_store: Callable[[Path, Offload], Awaitable[Store]] = SqliteStore.open
+        self._open_store: OpenStore = SqliteStore.open
         self._rng = Random()
         self._secrets: SecretStore = MemorySecretStore()
 
@@ -115,7 +116,7 @@ class Node:
         Raises ValueError for a name that is taken and options that do not fit, TypeError for what is no runner.
         """
         check_capability(capability)  # now: a decorator without its brackets would give the function away unseen
-        terms = _terms(name, labels, timeout, slots, resources, restart)
+        terms = Terms.of(name, labels, timeout, slots, resources, restart)
 
         def register(target: F) -> F:
             self._add(
@@ -144,7 +145,7 @@ class Node:
         """Offer ``capability`` by a program: ``argv`` with ``{input}``, ``{outputs}`` and the like filled in. The
         options are those of :meth:`runner`.
         """
-        terms = _terms(name, labels, timeout, slots, resources, restart)
+        terms = Terms.of(name, labels, timeout, slots, resources, restart)
         self._add(declare_command(capability, argv, terms, memory_bytes=memory_bytes, env=env))
 
     def register(
@@ -161,16 +162,16 @@ class Node:
         """Offer ``capability`` by a runner that says itself which tasks it supports, and builds them. The options are
         those of :meth:`runner`.
         """
-        self._add(declare_routed(capability, routed, _terms(None, labels, timeout, slots, resources, restart)))
+        self._add(declare_routed(capability, routed, Terms.of(None, labels, timeout, slots, resources, restart)))
 
     async def start(self) -> None:
         """Register, sign in, and begin to lease; user code runs on this loop. Returns after the first sign-in.
 
-        Raises ConfigError, RegistrationRefused, SignInRefused. Serves HTTP only where NODE_PORT or NODE_URL is set.
+        Raises ConfigError, RegistrationRefused, SignInRefused. Serves HTTP only where NODE_PORT or NODE_URL is set, or
+        its host does.
         """
         config = self._config or NodeConfig.from_env()
-        default = DEFAULT_PORT if config.node_url else None
-        await self._open(config, self._offload, config.node_port if config.node_port is not None else default)
+        await self._open(config, self._offload, DEFAULT_PORT if config.node_url else None)
         runtime = self._running()
         try:
             await asyncio.wait((runtime.ready, runtime.left), return_when=asyncio.FIRST_COMPLETED)
@@ -213,10 +214,14 @@ class Node:
 
         Returns after SIGINT or SIGTERM and a drained stop. What is wrong is printed, then SystemExit: 2 for the
         configuration, 1 for a start that was refused. Does nothing while ``posemesh-node run`` imports the file. Raises
-        PosemeshError on a running loop and off the main thread.
+        PosemeshError on a running loop, off the main thread and for a node with a host.
         """
         if importing():
             return
+        if self._host is not None:
+            raise PosemeshError(
+                "run() needs a loop to itself, which a host is not on; await node.start() on the host's"
+            )
         with suppress(RuntimeError):
             asyncio.get_running_loop()
             raise PosemeshError("run() needs a loop and the signals to itself; on a running loop, await node.start()")
@@ -247,99 +252,78 @@ class Node:
         return self._running().records()
 
     async def _main(self, config: NodeConfig) -> None:
-        loop = asyncio.get_running_loop()
-        signals = heeded = 0
-
-        def told(number: int) -> None:
-            nonlocal signals
-            signals += 1
-            if signals == 2:
-                for each in (signal.SIGINT, signal.SIGTERM):
-                    loop.remove_signal_handler(each)
-                    signal.signal(each, signal.SIG_DFL)
-            if signals > 2:  # it came in the same turn of the loop as the second
-                signal.raise_signal(number)
-            heed()
-
-        def heed() -> None:
-            nonlocal heeded
-            if self._runtime is not None and signals > heeded:
-                heeded = signals
-                self._runtime.drain(config.drain_timeout_secs) if signals == 1 else self._runtime.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, told, number)
+        signals = Signals(lambda: self._runtime)
         try:
-            await self._open(config, ThreadOffload, DEFAULT_PORT if config.node_port is None else config.node_port)
-            heed()
+            await self._open(config, ThreadOffload, DEFAULT_PORT)
+            signals.heed()
             await self._running().left
         finally:
             await self._close()
 
-    async def _open(self, config: NodeConfig, offload: Callable[[], Offload], port: int | None) -> None:
+    async def _open(self, config: NodeConfig, offload: Callable[[], Offload], default: int | None) -> None:
+        """``default`` is the port where NODE_PORT is not set."""
         if self._runtime is not None or self._opening is not None:
             raise PosemeshError("the node is running already; stop it first")
         self._opening = asyncio.get_running_loop().create_future()
         try:
-            self._runtime = await self._made(config, offload(), port)
+            home, self._runtime = await self._made(config, offload(), default)
         finally:
             self._opening.set_result(None)
             self._opening = None
         try:
-            await self._runtime.open(port, fixed=config.node_port is not None or config.node_url is not None)
+            home.settled(self._runtime)
+            await self._runtime.open(home.port, fixed=config.node_port is not None or config.node_url is not None)
         except BaseException:
             await self._close()
             raise
 
-    async def _made(self, config: NodeConfig, offload: Offload, port: int | None) -> Runtime:
+    async def _made(self, config: NodeConfig, offload: Offload, default: int | None) -> tuple[Home, Runtime]:
         """The runtime on its ledger, which is open then."""
         try:
             self._closing = None
             runners = self._offered(config)
             capacity = Capacity((runner.offer for runner in runners), dict(config.resources))
-            ledger = await self._open_ledger(config, offload)
-            return Runtime(
+            address = Signer(config.secp256k1_privhex).address
+            if self._host is not None:
+                home = self._home = self._host.admit(config, address, self.stop)
+            else:
+                home = self._home = await home_of_its_own(config, address, self._open_store, offload, default)
+            wall = self._clock.wall
+            runtime = Runtime(
                 config,
                 runners,
                 capacity=capacity,
-                metrics=self._metrics or _metrics(port),
+                metrics=self._metrics or home.metrics,
                 clock=self._clock,
                 offload=offload,
                 rng=self._rng,
-                ledger=ledger,
+                ledger=await NodeLedger.open(home.store, runtime_name(address), wall=wall, ids=Ids(wall, Random())),
                 secrets=self._secrets,
+                state=home.state,
+                pool=home.pool,
             )
         except BaseException:
             await self._close()
             offload.close()
             raise
-
-    async def _open_ledger(self, config: NodeConfig, offload: Offload) -> NodeLedger:
-        address = Signer(config.secp256k1_privhex).address
-        place = state_dir(config.state_dir, address)
-        if place is None:
-            raise LedgerUnfit("there is no home directory to keep the node's records in; set STATE_DIR")
-        self._store = await self._open_store(place, offload)
-        wall = self._clock.wall
-        return await NodeLedger.open(self._store, f"rt:node:{address}", wall=wall, ids=Ids(wall, Random()))
+        return home, runtime
 
     async def _close(self) -> None:
         """Close the runtime, once, whoever asks and whether or not they are cancelled while they wait."""
         if self._runtime is not None:
             self._statistics = self._runtime.statistics()
-        if self._runtime is not None or self._store is not None:
-            self._closing = asyncio.ensure_future(self._let_go(self._runtime, self._store))
-            self._runtime = self._store = None
+        if self._home is not None:
+            self._closing = asyncio.ensure_future(self._let_go(self._runtime, self._home))
+            self._runtime = self._home = None
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
-    async def _let_go(self, runtime: Runtime | None, store: Store | None) -> None:
+    async def _let_go(self, runtime: Runtime | None, home: Home) -> None:
         try:
             if runtime is not None:
                 await runtime.close()
         finally:
-            if store is not None:
-                await store.close()
+            await home.leave()
 
     def _running(self) -> Runtime:
         if self._runtime is None:
@@ -348,52 +332,12 @@ class Node:
 
     def _offered(self, config: NodeConfig) -> list[Declared]:
         """The runners in the order of their routing: decorated, given, and the no-op where it is enabled."""
-        offered = dict(self._declared)
-        for runner in self._given:
-            given = declare_runner(runner.capability(), runner, Terms())
-            _check(given, offered)
-            offered[given.name] = given
-        if config.enable_noop and all(runner.capability != NOOP for runner in offered.values()):
-            offered[NOOP] = declare_runner(NOOP, noop(config.noop_sleep_secs), Terms())
-        if not offered:
-            raise ConfigError(
-                ['no runner: decorate one with @node.runner("/your/capability/v1"), or set ENABLE_NOOP=true']
-            )
-        return list(offered.values())
+        return offered(self._declared, self._given, config)
 
     def _add(self, declared: Declared) -> None:
-        _check(declared, self._declared)
+        check_name(declared, self._declared)
         if self._runtime is not None:
             raise PosemeshError(
                 f"runner {declared.name}: DDS knows this node's capabilities already; add runners before start()"
             )
         self._declared[declared.name] = declared
-
-
-def _check(declared: Declared, taken: Mapping[str, Declared]) -> None:
-    if declared.name in taken:
-        raise ValueError(
-            f"there is a runner named {declared.name} already; for another one of the same capability give a name"
-        )
-
-
-def _terms(
-    name: str | None,
-    labels: Mapping[str, str] | None,
-    timeout: float | None,
-    slots: int | None,
-    resources: Mapping[str, int] | None,
-    restart: str,
-) -> Terms:
-    return Terms(
-        name=name, labels=labels or {}, timeout=timeout, slots=slots, resources=resources or {}, restart=restart
-    )
-
-
-def _metrics(port: int | None) -> MetricsBackend:
-    """Prometheus' where somebody could ask for it and its extra is installed."""
-    if port is None or find_spec("prometheus_client") is None:
-        return noop_metrics()
-    from posemesh.runners.prometheus import PrometheusMetrics
-
-    return PrometheusMetrics()

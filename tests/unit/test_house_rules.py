@@ -38,6 +38,7 @@ LAYERS = (
     ("control",),
     ("recovered",),
     ("runtime",),
+    ("signals", "hosting"),
     ("node",),
     ("devnet", "conformance", "testing"),
     ("cli",),

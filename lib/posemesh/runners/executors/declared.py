@@ -5,16 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from posemesh.capacity import Offer
+from posemesh.config import NodeConfig
+from posemesh.errors import ConfigError
+from posemesh.runners.api import Runner
 from posemesh.runners.executors.inline import InlineRunner
 from posemesh.runners.executors.thread import ThreadRunner
 from posemesh.runners.kinds import AsyncRunner, BlockingRunner, user_runner
+from posemesh.runners.noop import CAPABILITY as NOOP
+from posemesh.runners.noop import noop
 from posemesh.runners.router import RoutedRunner
 from posemesh.shell.offload import Offload
 
-__all__ = ("EXECUTORS", "Declared", "Terms", "check_capability", "declare_command", "declare_routed", "declare_runner")
+__all__ = (
+    "EXECUTORS",
+    "Declared",
+    "Terms",
+    "check_capability",
+    "check_name",
+    "declare_command",
+    "declare_routed",
+    "declare_runner",
+    "offered",
+)
 
 EXECUTORS = ("inline", "thread", "process")
 RESTARTS = ("replay", "never")
@@ -34,6 +49,21 @@ class Terms:
     slots: int | None = None
     resources: Mapping[str, int] = field(default_factory=dict)
     restart: str = "replay"
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None,
+        labels: Mapping[str, str] | None,
+        timeout: float | None,
+        slots: int | None,
+        resources: Mapping[str, int] | None,
+        restart: str,
+    ) -> Self:
+        """As the options of a decorator give them."""
+        return cls(
+            name=name, labels=labels or {}, timeout=timeout, slots=slots, resources=resources or {}, restart=restart
+        )
 
     def __post_init__(self) -> None:
         _number("timeout", self.timeout, "seconds above 0", lambda value: math.isfinite(value) and value > 0)
@@ -149,6 +179,31 @@ def declare_routed(capability: str, routed: RoutedRunner, terms: Terms) -> Decla
         raise TypeError(f"expected name, supports(spec) and build_task(spec, ctx), got {type(routed).__name__}")
     _check_name(routed.name)
     return Declared(name=routed.name, capability=capability, terms=terms, make=lambda offload: routed)
+
+
+def offered(declared: Mapping[str, Declared], given: Iterable[Runner], config: NodeConfig) -> list[Declared]:
+    """A node's runners in the order of their routing: declared, given, and the no-op where it is enabled.
+
+    Raises ValueError for a name that is given twice, ConfigError where there are none.
+    """
+    found = dict(declared)
+    for runner in given:
+        made = declare_runner(runner.capability(), runner, Terms())
+        check_name(made, found)
+        found[made.name] = made
+    if config.enable_noop and all(runner.capability != NOOP for runner in found.values()):
+        found[NOOP] = declare_runner(NOOP, noop(config.noop_sleep_secs), Terms())
+    if not found:
+        raise ConfigError(['no runner: decorate one with @node.runner("/your/capability/v1"), or set ENABLE_NOOP=true'])
+    return list(found.values())
+
+
+def check_name(declared: Declared, taken: Mapping[str, Declared]) -> None:
+    """Raises ValueError for a name that another runner has."""
+    if declared.name in taken:
+        raise ValueError(
+            f"there is a runner named {declared.name} already; for another one of the same capability give a name"
+        )
 
 
 def check_capability(capability: Any) -> None:
