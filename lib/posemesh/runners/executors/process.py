@@ -226,4 +226,7 @@ class _ProcessRun:
     def _end(self, ending: Ending) -> None:
         self._runner._runs.discard(self)
         self.over.set_result(None)
-        self._loop.call_soon(self._ended, ending)  # never while it is being started, or told to stop
+        if self._told:
+            self._loop.call_soon(self._ended, ending)  # perhaps it is being told just now
+        else:
+            self._ended(ending)
