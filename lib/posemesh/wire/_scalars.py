@@ -1,4 +1,4 @@
-"""The simple values of Protocol Buffers: integers, numbers, text and bytes, each as it stands behind its field's key."""
+"""The simple values of Protocol Buffers: integers, numbers, text and bytes, as each stands behind its key."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _write_double(value: Any) -> bytes:
     if not isinstance(value, int | float):
         refuse(value, "a number")
     try:
-        return _DOUBLE.pack(value)
+        return _DOUBLE.pack(float(value))
     except OverflowError:
         refuse(value, "a number of 64 bits")
 
