@@ -187,7 +187,7 @@ class Keeper:
             os.waitpid(pid, 0)
             raise OSError(*json.loads(problem))
         nothing = os.open(os.devnull, os.O_RDWR)
-        for each in (1, 2):  # its output ends with the program, not with its keeper
+        for each in (0, 1, 2):  # its input and its output end with the program, not with its keeper
             os.dup2(nothing, each)
         for each in told["fds"]:
             os.close(each)

@@ -50,13 +50,16 @@ async def keep(
     env: Mapping[str, str],
     cwd: Path | None = None,
     fds: Sequence[int] = (),
+    stdio: Mapping[str, int] | None = None,
     memory_bytes: int | None = None,
     output: Output,
 ) -> Kept:
-    """Start ``argv`` with exactly ``env``; ``fds`` are open in it, under their numbers, and stay open here.
+    """Start ``argv`` with exactly ``env``; ``fds`` are open in it, under their numbers, and stay open here, as do those
+    of ``stdio``, which are its ``stdin``, ``stdout`` or ``stderr``. Where that names none, it has no input, and
+    ``output`` gets what it writes.
 
-    It has a session of its own, no input, no core dumps, and at most ``memory_bytes`` of address space. Raises OSError
-    where it cannot be started; then, and when it is cancelled, nothing of it is left. On any loop, in any thread.
+    It has a session of its own, no core dumps, and at most ``memory_bytes`` of address space. Raises OSError where it
+    cannot be started; then, and when it is cancelled, nothing of it is left. On any loop, in any thread.
     """
     told = {
         "argv": [_bytes(each) for each in argv],
@@ -65,7 +68,7 @@ async def keep(
         "fds": list(fds),
         "memory": memory_bytes,
     }
-    kept = Kept(output, fds)
+    kept = Kept(output, fds, stdio or {})
     try:
         await kept._begin(json.dumps(told).encode() + b"\n")
     except BaseException:
@@ -78,7 +81,7 @@ async def keep(
 class Kept:
     """A program that was started by :func:`keep`, whose loop all of this is for."""
 
-    def __init__(self, output: Output, fds: Sequence[int]) -> None:
+    def __init__(self, output: Output, fds: Sequence[int], stdio: Mapping[str, int]) -> None:
         self.pid = 0
         self._loop = asyncio.get_running_loop()
         self._output = output
@@ -93,7 +96,7 @@ class Kept:
         """The file that lists the keeper's."""
         self._control, theirs = socket.socketpair()
         try:
-            self._keeper = self._spawn(theirs, fds)
+            self._keeper = self._spawn(theirs, fds, stdio)
         except BaseException:
             self._control.close()
             self._close_pipes()
@@ -166,18 +169,20 @@ class Kept:
 
     # --- The keeper -------------------------------------------------------------------------------------------------
 
-    def _spawn(self, control: socket.socket, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    def _spawn(self, control: socket.socket, fds: Sequence[int], stdio: Mapping[str, int]) -> subprocess.Popen[bytes]:
+        streams = dict(stdio)
         writers: list[int] = []
         try:
             for name in ("stdout", "stderr"):
-                self._pipes[name], writer = os.pipe()
-                writers.append(writer)
-                os.set_blocking(self._pipes[name], False)
+                if name not in streams:
+                    self._pipes[name], streams[name] = os.pipe()
+                    writers.append(streams[name])
+                    os.set_blocking(self._pipes[name], False)
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_KEEPER), str(control.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=writers[0],
-                stderr=writers[1],
+                stdin=streams.get("stdin", subprocess.DEVNULL),
+                stdout=streams["stdout"],
+                stderr=streams["stderr"],
                 pass_fds=(control.fileno(), *fds),
                 env={name: os.environ[name] for name in _LOADER_VARIABLES if name in os.environ},
                 cwd="/",

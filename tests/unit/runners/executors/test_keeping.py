@@ -106,6 +106,29 @@ def test_what_cannot_be_started_is_an_error(
     finished(test)
 
 
+def test_a_program_may_be_given_its_streams(mark: str) -> None:
+    """They end with it, though its keeper had them too: who reads sees an end, who writes is told."""
+
+    async def test() -> None:
+        program = Program(mark)
+        theirs, ours = os.pipe()
+        answer, answers = os.pipe()
+        source = "import sys; sys.stdout.write(sys.stdin.readline()); sys.stdout.flush(); print(2, file=sys.stderr)"
+        kept = await program.start(source, stdio={"stdin": theirs, "stdout": answers})
+        os.close(theirs)
+        os.close(answers)
+        os.write(ours, b"one\n")
+        assert await kept.wait() == Exit(0, None)
+        assert os.read(answer, 100) == b"one\n" and os.read(answer, 100) == b""
+        with pytest.raises(BrokenPipeError):
+            os.write(ours, b"more")
+        assert program.wrote == {"stdout": b"", "stderr": b"2\n"}
+        os.close(ours)
+        os.close(answer)
+
+    finished(test)
+
+
 def test_a_program_finds_its_environment_and_nothing_of_the_node(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_SECRET", "hush")
 
