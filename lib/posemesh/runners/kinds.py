@@ -59,8 +59,9 @@ class AsyncRunner(_UserCode):
         self._one_at_a_time = asyncio.Lock()
 
     async def check(self) -> None:
-        """The user's ``check()``. Raises what that raises."""
-        await _finished(self._call("check"))
+        """The user's ``check()``, where there is one; else no object is made of a class. Raises what it raises."""
+        if self.has_check:
+            await _finished(self._call("check"))
 
     async def setup(self) -> None:
         """Make the runner ready: once, also where many tasks ask for it. Raises what the user's ``__init__`` or
@@ -115,7 +116,8 @@ class BlockingRunner(_UserCode):
 
     def check(self) -> None:
         """As :meth:`AsyncRunner.check`."""
-        self._finish("check")
+        if self.has_check:
+            self._finish("check")
 
     def setup(self) -> None:
         """As :meth:`AsyncRunner.setup`."""

@@ -292,6 +292,19 @@ class BadSetup:
         raise AssertionError
 
 
+class BadInit:
+    def __init__(self) -> None:
+        raise OSError("no such device")
+
+    def run(self, task: SyncTaskContext) -> None:
+        raise AssertionError
+
+
+class AsyncBadInit(BadInit):
+    async def run(self, task: TaskContext) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
 class Checked:
     def check(self) -> None:
         if "BROKEN" in os.environ:

@@ -459,6 +459,19 @@ def test_a_setup_that_fails_fails_the_task(bench: Bench) -> None:
     finished(test)
 
 
+@pytest.mark.parametrize("target", [code.BadInit, code.AsyncBadInit])
+def test_a_class_that_declares_no_check_is_not_made_for_one(bench: Bench, target: Any) -> None:
+    """Its ``__init__`` fails its tasks, and not the start of the node."""
+
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            await runner.check()
+            ending, _ = await bench.ending(runner)
+            assert (ending.code, ending.message) == (FailureCode.SETUP_FAILED, "OSError: no such device")
+
+    finished(test)
+
+
 def test_a_check_is_made_in_a_child_which_then_serves(bench: Bench) -> None:
     async def test() -> None:
         async with bench.runner(code.Checked) as runner:
