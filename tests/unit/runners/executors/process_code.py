@@ -314,6 +314,15 @@ class Checked:
         task.ctrl.progress({"pid": os.getpid()})
 
 
+class HangingCheck:
+    def check(self) -> None:
+        Path(os.environ["TEARDOWN"]).write_text("the check has begun")
+        time.sleep(1000)
+
+    def run(self, task: SyncTaskContext) -> None:
+        raise AssertionError
+
+
 def environ(task: SyncTaskContext) -> None:
     task.ctrl.progress({"env": dict(os.environ), "cwd": os.getcwd(), "name": __name__})
 
