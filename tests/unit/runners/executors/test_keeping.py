@@ -196,16 +196,19 @@ def test_a_program_tells_its_state(mark: str) -> None:
         program = Program(mark)
         kept = await program.start("import os, time; print(os.getppid()); time.sleep(1000)")
         (keeper,) = await program.said()
+        kept.on_end(lambda: ends.append(kept.ended))
         assert (kept.ended, kept.is_over(), repr(kept)) == (False, False, f"<Kept {kept.pid} running>")
         os.kill(int(keeper), signal.SIGSTOP)  # it shall not see the end yet
         os.kill(kept.pid, signal.SIGKILL)
         await asyncio.to_thread(wait_until, lambda: not is_alive(kept.pid))
-        assert (kept.ended, kept.is_over()) == (False, True)
+        assert (kept.ended, kept.is_over(), ends) == (False, True, [])
         os.kill(int(keeper), signal.SIGCONT)
         await kept.wait()
+        assert ends == [True]
         assert (kept.ended, kept.is_over()) == (True, True)
         assert repr(kept) == f"<Kept {kept.pid} Exit(code=None, signal=9)>"
 
+    ends: list[bool] = []
     finished(test)
 
 
