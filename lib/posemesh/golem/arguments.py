@@ -8,9 +8,11 @@ the others whatever begins with a dash needs one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ("SUBCOMMANDS", "Argument", "Cli", "Leave", "Option", "Parser", "Positional")
 
@@ -103,7 +105,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 _COMMON: Final = (
-    Option("-w", "--workdir", kind=Path, metavar="DIR", help="Where the runtime keeps its files"),
+    Option("-w", "--workdir", metavar="DIR", help="Where the runtime keeps its files"),
     Option("--task-package", metavar="PACKAGE", help="What to deploy"),
     Option("--cpu-cores", kind=int, metavar="N", help="How many cores the runtime may use"),
     Option("--mem-gib", kind=float, metavar="GIB", help="How much memory it may use"),
@@ -128,7 +130,6 @@ class Cli:
     command: str
     args: tuple[str, ...]
     runtime: SimpleNamespace
-    workdir: Path | None = None
     task_package: str | None = None
     cpu_cores: int | None = None
     mem_gib: float | None = None
@@ -138,12 +139,22 @@ class Cli:
     vpn_endpoint: str | None = None
     inet_endpoint: str | None = None
 
-    def __init__(self, command: str, args: Sequence[str], runtime: SimpleNamespace, **common: Any) -> None:
+    def __init__(
+        self, command: str, args: Sequence[str], runtime: SimpleNamespace, workdir: str | None = None, **common: Any
+    ) -> None:
         self.command = command
         self.args = tuple(args)
         self.runtime = runtime
+        self._workdir = workdir
         for name, value in common.items():
             setattr(self, name, value)
+
+    @property
+    def workdir(self) -> Path | None:
+        """Where the runtime keeps its files."""
+        from pathlib import Path  # not worth its time to a runtime that has no need of it
+
+        return None if self._workdir is None else Path(self._workdir)
 
     def __repr__(self) -> str:
         return f"Cli({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

@@ -8,8 +8,6 @@ before it hears of it. If the request fails it never happened.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from posemesh.golem.context import Control
     from posemesh.golem.pipes import Outbox
 
-__all__ = ("Commands", "Emitter", "Gate", "Handler", "PlainEmitter", "RunContext", "settle")
+__all__ = ("Commands", "Data", "Emitter", "Gate", "Handler", "RunContext", "as_bytes", "finish", "settle")
 
 Data: TypeAlias = bytes | bytearray | memoryview | str
 
@@ -128,35 +126,12 @@ class Emitter:
             _when_open(partial(self._outbox.write, frame))
 
 
-class PlainEmitter(Emitter):
-    """For a command that is a process of its own: both streams go to the file ``fd``, all else nowhere."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__(None)
-        self._fd = fd
-        self.codes: dict[int, int] = {}
-        """Exit codes of commands that have ended."""
-
-    def exited(self, pid: int, code: int) -> None:
-        super().exited(pid, code)
-        self.codes[pid] = code
-
-    async def stdout(self, pid: int, data: Data) -> None:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        left = memoryview(_as_bytes(data))
-        while left:
-            left = left[os.write(self._fd, left) :]
-
-    stderr = stdout
-
-
-def _as_bytes(data: Data) -> bytes:
+def as_bytes(data: Data) -> bytes:
     return data.encode("utf-8", "surrogateescape") if isinstance(data, str) else bytes(data)
 
 
 def _chunks(data: Data) -> Iterator[bytes]:
-    whole = _as_bytes(data)
+    whole = as_bytes(data)
     if len(whole) <= wire.OUTPUT_MAX:
         yield whole
         return
@@ -195,11 +170,12 @@ Handler: TypeAlias = Callable[[RunContext], Awaitable[Any] | Any]
 
 
 class Commands:
-    """Those that run, and the next number."""
+    """Those that run, and the next number. ``ended`` is called after each end."""
 
-    def __init__(self, emitter: Emitter, control: Control) -> None:
+    def __init__(self, emitter: Emitter, control: Control, ended: Callable[[], None] = lambda: None) -> None:
         self._emitter = emitter
         self._control = control
+        self._ended = ended
         self._next = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -234,7 +210,7 @@ class Commands:
         self._emitter.started(pid)
         task = asyncio.create_task(self._work(handler, RunContext(pid, self._emitter, self._control)))
         self._tasks[pid] = task
-        task.add_done_callback(partial(self._ended, pid))
+        task.add_done_callback(partial(self._over, pid))
 
     async def _work(self, handler: Handler, run: RunContext) -> None:
         try:
@@ -247,7 +223,7 @@ class Commands:
 
             await run.stdout(compact(value))
 
-    def _ended(self, pid: int, task: asyncio.Task[None]) -> None:
+    def _over(self, pid: int, task: asyncio.Task[None]) -> None:
         del self._tasks[pid]
         error = None if task.cancelled() else task.exception()
         if isinstance(error, CommandExit):
@@ -257,6 +233,7 @@ class Commands:
             if error is not None:
                 report(error)
         self._emitter.exited(pid, code)
+        self._ended()
 
 
 async def finish(tasks: set[asyncio.Task[Any]], seconds: float) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from posemesh.golem.arguments import Cli, Parser
 
-__all__ = ("Env",)
+__all__ = ("EXTENSIONS", "Env", "locate")
+
+EXTENSIONS: Final = ("toml", "yaml", "yml", "json")
+"""Of configuration files, in the order in which they are looked for; without any file it is the last."""
 
 
 class Env:
@@ -29,19 +31,26 @@ class Env:
         """What the configuration is named after; None for the runtime's NAME."""
         return None
 
-    def data_directory(self, name: str) -> Path:
+    def data_directory(self, name: str) -> str | os.PathLike[str]:
         """The folder of the configuration of runtime ``name``."""
         folder = "".join(name.lower().split())
         if sys.platform == "darwin":
-            return _home() / "Library" / "Application Support" / folder
-        data = Path(os.environ.get("XDG_DATA_HOME", ""))
-        return (data if data.is_absolute() else _home() / ".local" / "share") / folder
+            return os.path.join(_home(), "Library", "Application Support", folder)
+        data = os.environ.get("XDG_DATA_HOME", "")
+        return os.path.join(data if os.path.isabs(data) else os.path.join(_home(), ".local", "share"), folder)
 
 
-def _home() -> Path:
+def locate(env: Env, name: str) -> str:
+    """The file of the configuration of runtime ``name``, which need not exist."""
+    folder = os.fspath(env.data_directory(name))
+    paths = [os.path.join(folder, f"{name}.{extension}") for extension in EXTENSIONS]
+    return next((path for path in paths if os.path.exists(path)), paths[-1])
+
+
+def _home() -> str:
     home = os.environ.get("HOME")
     if home:
-        return Path(home)
+        return home
     import pwd
 
-    return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    return pwd.getpwuid(os.getuid()).pw_dir

@@ -8,26 +8,28 @@ killed, and what is left to tell is told; all of it within :data:`LEAVE_SECS`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from posemesh.errors import PosemeshError
-from posemesh.golem import children
 from posemesh.golem.commands import Commands, Emitter, Gate, finish, settle
 from posemesh.golem.context import Context, Control
 from posemesh.golem.errors import HandlerError, as_error, report
-from posemesh.golem.pipes import Inbox, Outbox
+from posemesh.golem.pipes import Inbox, Outbox, claim_stdin, claim_stdout
 from posemesh.golem.runtime import RuntimeMode
+from posemesh.orders import SERVED
 from posemesh.wire import golem as wire
 
 if TYPE_CHECKING:
     from posemesh.golem.program import Setup
 
-__all__ = ("LEAVE_SECS", "End", "Server")
+__all__ = ("LEAVE_SECS", "End", "Server", "serve")
 
 LEAVE_SECS: Final = 3.5
-"""What the end may take altogether; whoever serves kills itself then."""
+"""What the end may take altogether: the program kills itself then."""
 GRACE_SECS: Final = 0.3
 """For what is nearly done when the end comes."""
 STOP_SECS: Final = 2.0
@@ -51,9 +53,11 @@ class End(Enum):
 
 
 class Server:
-    """``leaving`` is called when the end begins, so that it can be bounded."""
+    """``leaving`` is called with the exit code when the end begins, so that it can be bounded."""
 
-    def __init__(self, setup: Setup, stdin: int, stdout: int, leaving: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, setup: Setup, stdin: int, stdout: int, leaving: Callable[[int], None] = lambda code: None
+    ) -> None:
         self._setup = setup
         self._runtime = setup.runtime
         self._leaving = leaving
@@ -61,12 +65,12 @@ class Server:
         self._inbox = Inbox(stdin, self._received)
         self._outbox.on_room = self._inbox.open
         self._frames = wire.Frames()
-        self._commands = Commands(emitter := Emitter(self._outbox), Control(self._asked))
+        self._commands = Commands(emitter := Emitter(self._outbox), Control(self._asked), self._idle)
         self._ctx: Context[Any] = setup.context(self._commands, emitter, self._asked)
         self._hello = wire.HelloReply(setup.runtime.VERSION)
         self._requests: set[asyncio.Task[None]] = set()
         self._shutdown: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._state = "initialized"
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._input_over = asyncio.Event()
 
@@ -82,9 +86,11 @@ class Server:
         if not starting.done():
             starting.cancel()
             await finish({starting}, CANCEL_SECS)
+            self._move("StartFailed")
             return await self._leave(End.SIGNAL) or 1
         error = starting.exception()
         if error is not None:
+            self._move("StartFailed")
             report(error, "Failed to start the runtime: ")
             await self._tidy()
             return 1
@@ -102,7 +108,16 @@ class Server:
             self._outbox.write(
                 wire.frame(wire.Response(True, 0, wire.ProcessStatus(self._commands.take_pid(), True, 0, said)))
             )
+        self._move("StartEnded")
         gate.open()
+
+    def _move(self, event: str) -> None:
+        self._state = SERVED[self._state, event]
+
+    def _idle(self) -> None:
+        """Called when a command or its request has ended."""
+        if not self._commands.running:
+            self._move("CommandsEnded")
 
     # --- Requests -----------------------------------------------------------------------------------------------
 
@@ -131,6 +146,7 @@ class Server:
     def _request(self, request: wire.Request) -> None:
         command = request.command
         if isinstance(command, wire.Hello):
+            self._move("HelloAsked")
             self._outbox.write(wire.frame(wire.Response(False, request.id, self._hello)))
         elif command is None:
             self._refuse(request.id, HandlerError("unknown command", wire.ErrorCode.INTERNAL))
@@ -155,13 +171,14 @@ class Server:
         except Exception as error:
             gate.drop()
             self._refuse(id, error)
+            self._idle()
         else:
             self._outbox.write(frame)
             gate.open()
 
     async def _handle(self, command: wire.Command) -> wire.Reply:
         if isinstance(command, wire.RunProcess):
-            self._stopped = False
+            self._move("CommandAsked")
             pid = await settle(self._runtime.run_command(command, RuntimeMode.SERVER, self._ctx))
             if not isinstance(pid, int) or isinstance(pid, bool):
                 raise TypeError(
@@ -169,9 +186,11 @@ class Server:
                 )
             return wire.RunReply(pid)
         if isinstance(command, wire.KillProcess):
+            self._move("KillAsked")
             await settle(self._runtime.kill_command(command, self._ctx))
             return wire.KillReply()
         assert isinstance(command, wire.CreateNetwork)
+        self._move("NetworkAsked")
         endpoint = await settle(self._runtime.join_network(command, self._ctx))
         return wire.NetworkReply(endpoint)
 
@@ -187,6 +206,7 @@ class Server:
 
     async def _answer_shutdown(self, id: int, before: set[asyncio.Task[None]]) -> None:
         await self._finish_requests(before)
+        self._move("ShutdownAsked")
         error = await self._stop(SHUTDOWN_SECS)
         await self._tidy()
         if error is None:
@@ -204,17 +224,18 @@ class Server:
         self.end(End.UNHEARD)
 
     async def _leave(self, why: End) -> int:
-        self._leaving()
+        code = why.value[1]
+        self._leaving(code)
         if why in (End.INPUT, End.ASKED):
             await self._grace()
-        code = why.value[1]
-        if self._shutdown is not None and not self._shutdown.done():
+        if self._shutdown is not None:
             await finish({self._shutdown}, STOP_SECS)
-        elif not self._stopped:
-            error = await self._stop(STOP_SECS)
-            if error is not None:
-                report(error, "Failed to stop the runtime: ")
-                code = 1
+        late = self._state == "stopping"
+        self._move("InputEnded")
+        error = await self._stop(STOP_SECS) if self._state == "stopping" and not late else None
+        if error is not None:
+            report(error, "Failed to stop the runtime: ")
+            code = 1
         await self._finish_requests(self._requests, 0)
         await self._tidy()
         await self._outbox.drained(FLUSH_SECS)
@@ -233,6 +254,11 @@ class Server:
 
     async def _stop(self, seconds: float) -> BaseException | None:
         """What went wrong."""
+        error = await self._try_to_stop(seconds)
+        self._move("ShutdownEnded" if error is None else "ShutdownFailed")
+        return error
+
+    async def _try_to_stop(self, seconds: float) -> BaseException | None:
         stopping = asyncio.ensure_future(settle(self._runtime.stop(self._ctx)))
         await finish({stopping}, seconds)
         if not stopping.done():
@@ -240,9 +266,7 @@ class Server:
             return HandlerError(f"stop took longer than {seconds:g} s")
         if stopping.cancelled():
             return HandlerError("stop was cancelled")
-        error = stopping.exception()
-        self._stopped = error is None
-        return error
+        return stopping.exception()
 
     async def _finish_requests(self, requests: set[asyncio.Task[None]], seconds: float = GRACE_SECS) -> None:
         """Let them be answered; what is not in time is cancelled."""
@@ -254,5 +278,43 @@ class Server:
 
     async def _tidy(self) -> None:
         """No command and no child is left."""
+        from posemesh.golem import children
+
         await self._commands.end(CANCEL_SECS)
         await children.end_all(KILL_SECS)
+
+
+def serve(setup: Setup, signals: Sequence[signal.Signals]) -> int:
+    """Serve on the standard streams until the end; the exit code. ``signals`` are an end."""
+
+    def limit(code: int) -> None:
+        """Nothing keeps the program from its end for longer, not a thread nor a handler that does not listen."""
+
+        def too_late(*_: object) -> NoReturn:
+            from posemesh.golem import children
+
+            children.kill_all()
+            os._exit(code)
+
+        signal.signal(signal.SIGALRM, too_late)
+        if not signal.getitimer(signal.ITIMER_REAL)[0]:
+            signal.setitimer(signal.ITIMER_REAL, LEAVE_SECS)
+
+    async def until_the_end() -> int:
+        server = Server(setup, stdin, stdout, limit)
+        loop = asyncio.get_running_loop()
+
+        def leave(*_: object) -> None:
+            limit(End.SIGNAL.value[1])
+            loop.call_soon_threadsafe(server.end, End.SIGNAL)
+
+        for number in signals:
+            signal.signal(number, leave)
+        return await server.run()
+
+    try:
+        stdin, stdout = claim_stdin(), claim_stdout()
+        return asyncio.run(until_the_end())
+    except OSError as error:
+        report(error)
+        return 1

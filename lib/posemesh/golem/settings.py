@@ -9,48 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
+from posemesh.golem.environment import EXTENSIONS
 from posemesh.golem.errors import HandlerError, SettingsError
 
-if TYPE_CHECKING:
-    from posemesh.golem.environment import Env
-
-__all__ = ("default", "load", "locate", "read", "write")
-
-EXTENSIONS: Final = ("toml", "yaml", "yml", "json")
-"""In the order in which they are looked for; without any file it is the last."""
+__all__ = ("read", "write")
 
 
-def locate(env: Env, name: str) -> Path:
-    """The file of the configuration of runtime ``name``, which need not exist."""
-    folder = env.data_directory(name)
-    paths = [folder / f"{name}.{extension}" for extension in EXTENSIONS]
-    return next((path for path in paths if path.exists()), paths[-1])
-
-
-def load(path: Path, into: Any) -> Any:
-    """The configuration in ``path``, or the default of ``into`` where there is no file. Raises SettingsError."""
-    return read(path, into) if path.exists() else default(into)
-
-
-def default(into: Any) -> Any:
-    """What holds without a file: ``into`` itself where it is no class, an empty object where there is none."""
-    if into is None:
-        return {}
-    if not isinstance(into, type):
-        return into
-    try:
-        return into()
-    except TypeError as error:
-        hint = "give its fields defaults, or set CONFIG to an instance, which then is the default"
-        raise SettingsError(
-            f"There is no configuration file, and {into.__name__} has no default", f"{error}; {hint}"
-        ) from error
-
-
-def read(path: Path, into: Any) -> Any:
+def read(path: str | Path, into: Any) -> Any:
     """The file ``path`` as ``into``, a dataclass or an instance of one; as an object where it is None."""
+    path = Path(path)
     extension = _extension(path)
     try:
         data = path.read_bytes()
@@ -64,8 +33,9 @@ def read(path: Path, into: Any) -> Any:
         raise SettingsError(f"Unable to read the configuration file: {path}", str(error)) from error
 
 
-def write(conf: Any, path: Path) -> None:
+def write(conf: Any, path: str | Path) -> None:
     """Raises TypeError or ValueError for what the format cannot hold, and OSError."""
+    path = Path(path)
     extension = _extension(path)
     plain = _plain(conf)
     if extension == "json":
