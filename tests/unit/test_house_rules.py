@@ -20,7 +20,7 @@ FUNCTION_LINES_MAX = 70
 # A module imports from its own row and those above it. CONTRIBUTING.md says why.
 LAYERS = (
     ("errors", "outcomes", "secret", "types"),
-    ("terms",),
+    ("terms", "orders"),
     ("wire",),
     ("events", "commands"),
     ("policy", "config", "capacity", "verdict"),

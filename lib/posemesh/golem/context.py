@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from posemesh.golem import settings
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from posemesh.golem.arguments import Cli
     from posemesh.golem.commands import Commands, Emitter, Handler
     from posemesh.golem.environment import Env
@@ -46,7 +45,7 @@ class Context(Generic[C]):
         *,
         cli: Cli,
         conf: C,
-        conf_path: Path,
+        conf_path: str,
         env: Env,
         into: Any,
         commands: Commands,
@@ -55,12 +54,18 @@ class Context(Generic[C]):
     ) -> None:
         self.cli = cli
         self.conf = conf
-        self.conf_path = conf_path
+        self._conf_path = conf_path
         self.env = env
         self.emitter = emitter
         self._into = into
         self._commands = commands
         self._control = Control(shutdown)
+
+    @property
+    def conf_path(self) -> Path:
+        from pathlib import Path
+
+        return Path(self._conf_path)
 
     def control(self) -> Control:
         return self._control
@@ -69,12 +74,16 @@ class Context(Generic[C]):
         """The configuration in the file ``path``; its extension says the format: json, toml, yaml, yml. Raises
         SettingsError.
         """
-        conf: C = settings.read(Path(path), self._into)
+        from posemesh.golem import settings
+
+        conf: C = settings.read(path, self._into)
         return conf
 
     def write_config(self, conf: C, path: str | Path) -> None:
         """Write ``conf`` into ``path``, and make the folders above it. The extension says the format."""
-        settings.write(conf, Path(path))
+        from posemesh.golem import settings
+
+        settings.write(conf, path)
 
     def command(self, handler: Handler) -> int:
         """Run ``handler(run)`` as a command and return its number, at once.

@@ -15,8 +15,8 @@
     if __name__ == "__main__":
         golem.run(Renderer)
 
-A handler that raises answers with an error: :class:`HandlerError` has its own code and context, an OSError the system's,
-anything else code 1. Handlers may be plain functions; nothing else is answered while one of these works.
+A handler that raises answers with an error: :class:`HandlerError` has its own code and context, an OSError the code of
+the system, anything else code 1. Handlers may be plain functions; nothing else is answered while one of these works.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Runtime:
         raise NotSupported
 
     async def stop(self, ctx: Context[Any]) -> None:
-        """Give back what ``start`` took. Called at a shutdown, SIGTERM, and where requests end, within 2 seconds (3.5
-        at a shutdown). Commands and processes that are left afterwards are ended.
+        """Give back what ``start`` took. Called at a shutdown, SIGTERM, and where requests end, within 2 seconds (3 at
+        a shutdown). Commands and processes that are left afterwards are ended.
         """
 
     async def test(self, ctx: Context[Any]) -> None:
