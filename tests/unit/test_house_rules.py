@@ -34,6 +34,7 @@ LAYERS = (
     ("runners",),
     ("shell",),
     ("runners.executors",),
+    ("golem",),
     ("storage",),
     ("control",),
     ("runtime",),
@@ -80,6 +81,10 @@ TESTED_IN = {
     "devnet.records": "devnet/test_jobs.py",
     "devnet.store": "devnet/test_server.py",
     "devnet.uploads": "devnet/test_domain.py",
+    # What handlers are and get shows in what their program does with them.
+    "golem.commands": "golem/test_serve.py",
+    "golem.context": "golem/test_serve.py",
+    "golem.runtime": "golem/test_oneshot.py",
     # What a driver knows and what operations make of it shows in what it promises.
     "control.image": "control/test_behaviours.py",
     "control.operations": "control/test_behaviours.py",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ("PlainEmitter", "deployed", "offered", "once")
 
+LEAVE_SECS: Final = 3.5
+"""What the end by a signal may take."""
 CAPTURE_BYTES: Final = 40960
 """What a requestor gets of a command's output, by whoever runs a command by the command line."""
 
@@ -59,6 +61,7 @@ def once(setup: Setup, signals: Sequence[signal.Signals]) -> int:
 
         def leave(number: int, _: object) -> None:
             caught.append(number)
+            signal.setitimer(signal.ITIMER_REAL, LEAVE_SECS)  # what does not listen is killed by the system
             loop.call_soon_threadsafe(task.cancel)
 
         for number in signals:
@@ -120,7 +123,7 @@ async def _run(setup: Setup, stdout: int) -> tuple[str, int]:
             await finish(commands.running, 3600)
     finally:
         await commands.end(0.3)
-    code = emitter.codes.get(pid, 0)
+    code = emitter.codes.get(pid, next(filter(None, emitter.codes.values()), 0))
     printed = _json(pid) if setup.runtime.MODE is RuntimeMode.SERVER else ""
     return printed, code if 0 <= code < 256 else code & 255 or 1
 

@@ -94,10 +94,13 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        return not self._has_room.is_set()
+        """Whether who writes should wait for :meth:`room`."""
+        return self._closed or not self._has_room.is_set()
 
     async def room(self) -> None:
-        while self.full:
+        if self._closed:
+            await asyncio.sleep(0)  # who goes on writing to nobody must not keep the loop from ending it
+        while not self._has_room.is_set():
             await self._has_room.wait()
 
     def write(self, data: bytes) -> None:
@@ -145,7 +148,7 @@ class Outbox:
                 self._parts.appendleft(memoryview(part)[size:])
                 break
             size -= len(part)
-        if self.full and self._size <= LOW_BYTES:
+        if self._size <= LOW_BYTES and not self._has_room.is_set():
             self._has_room.set()
             self.on_room()
 

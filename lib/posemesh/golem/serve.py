@@ -37,7 +37,7 @@ SHUTDOWN_SECS: Final = 3.0
 """For ``stop`` at a shutdown, whose reply is waited for 5 seconds."""
 CANCEL_SECS: Final = 0.2
 KILL_SECS: Final = 0.3
-FLUSH_SECS: Final = 0.3
+FLUSH_SECS: Final = 0.5
 LINGER_SECS: Final = 0.2
 """Some readers lose what was written right before the end of the program."""
 
@@ -84,10 +84,11 @@ class Server:
         starting = asyncio.create_task(self._start())
         await asyncio.wait((starting, self._end), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            starting.cancel()
-            await finish({starting}, CANCEL_SECS)
+            await self._finish_requests({starting}, GRACE_SECS if self._end.result() is End.ASKED else 0)
+        if starting.cancelled() or not starting.done():
             self._move("StartFailed")
-            return await self._leave(End.SIGNAL) or 1
+            why = await self._end
+            return await self._leave(why) or int(why is not End.ASKED)
         error = starting.exception()
         if error is not None:
             self._move("StartFailed")

@@ -16,7 +16,8 @@ _ESCAPED: Final = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\
 
 def write(value: Mapping[str, Any]) -> str:
     """``value`` as a document. What is None is left out. Raises TypeError for what TOML cannot hold."""
-    return "\n\n".join(block for block in _tables(value, "", "") if block) + "\n"
+    text = "\n\n".join(block for block in _tables(value, "", "") if block)
+    return f"{text}\n" if text else ""
 
 
 def _tables(table: Mapping[str, Any], path: str, head: str) -> Iterator[str]:
@@ -28,7 +29,7 @@ def _tables(table: Mapping[str, Any], path: str, head: str) -> Iterator[str]:
             below.append((key, value))
         elif value is not None:
             plain.append(f"{_key(key)} = {_value(value)}")
-    if len(plain) > bool(head) or not below:
+    if len(plain) > bool(head) or not below or head.startswith("[["):
         yield "\n".join(plain)
     for key, value in below:
         name = f"{path}.{_key(key)}" if path else _key(key)
@@ -36,14 +37,7 @@ def _tables(table: Mapping[str, Any], path: str, head: str) -> Iterator[str]:
             yield from _tables(value, name, f"[{name}]")
         else:
             for item in value:
-                yield from _array_item(item, name)
-
-
-def _array_item(item: Mapping[str, Any], name: str) -> Iterator[str]:
-    blocks = list(_tables(item, name, f"[[{name}]]"))
-    if not blocks or not blocks[0].startswith("[["):
-        yield f"[[{name}]]"
-    yield from blocks
+                yield from _tables(item, name, f"[[{name}]]")
 
 
 def _is_table(value: Any) -> bool:
