@@ -59,9 +59,9 @@ def one_shot(workdir: Path, *argv: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
-def started(runtime: Runtime, script: str) -> tuple[int, int]:
-    """A command that says its process's number and goes on; both numbers."""
-    pid = runtime.shell(f"echo $$; {script}")
+def started(runtime: Runtime, script: str, *, trap: str = ":") -> tuple[int, int]:
+    """A command that sets a trap, says its process's number and goes on; both numbers."""
+    pid = runtime.shell(f"{trap}; echo $$; {script}")
     runtime.until_stdout(pid, b"\n")
     return pid, int(runtime.stdout(pid).split()[0])
 
@@ -297,15 +297,14 @@ def test_a_signal_reaches_the_program(runtime: Runtime, number: signal.Signals) 
 
 
 def test_a_program_may_heed_a_signal_as_it_likes(runtime: Runtime) -> None:
-    pid, _ = started(runtime, "trap 'echo heard; exit 4' TERM; while :; do sleep 0.05; done")
+    pid, _ = started(runtime, "while :; do sleep 0.05; done", trap="trap 'echo heard; exit 4' TERM")
     assert runtime.ask(wire.KillProcess(pid, signal.SIGTERM)) == wire.KillReply()
     assert runtime.exit(pid) == 4
     assert runtime.stdout(pid).endswith(b"heard\n")
 
 
 def test_one_that_is_deaf_to_a_signal_is_killed_by_another(runtime: Runtime) -> None:
-    pid, _ = started(runtime, "trap '' TERM; echo deaf; while :; do sleep 0.05; done")
-    runtime.until_stdout(pid, b"deaf\n")
+    pid, _ = started(runtime, "while :; do sleep 0.05; done", trap="trap '' TERM")
     assert runtime.ask(wire.KillProcess(pid, signal.SIGTERM)) == wire.KillReply()
     assert isinstance(runtime.ask(wire.Hello()), wire.HelloReply)
     assert all(each.running for each in runtime.events(pid))
@@ -372,7 +371,7 @@ def first_number(text: bytes) -> int:
 def crowd(runtime: Runtime) -> list[int]:
     """All kinds of processes that may be left, by their numbers."""
     sleeps = started(runtime, "exec sleep 1000")[1]
-    deaf = started(runtime, "trap '' TERM; while :; do sleep 1; done")[1]
+    deaf = started(runtime, "while :; do sleep 1; done", trap="trap '' TERM")[1]
     stopped = started(runtime, "exec sleep 1000")[1]
     os.kill(stopped, signal.SIGSTOP)
     parent = runtime.shell("sleep 1000 & echo $!; wait")
@@ -441,7 +440,7 @@ def test_when_nobody_reads_any_more_all_end(runtime: Runtime, crowd: list[int]) 
 def test_if_the_runtime_is_killed_its_programs_are(runtime: Runtime) -> None:
     """The programs themselves: who is to kill what they have started is gone."""
     _, sleeps = started(runtime, "exec sleep 1000")
-    _, deaf = started(runtime, "trap '' TERM; while :; do sleep 0.1; done")
+    _, deaf = started(runtime, "while :; do sleep 0.1; done", trap="trap '' TERM")
     runtime.process.kill()
     until(lambda: gone([sleeps, deaf]), "the end of both")
 
