@@ -109,6 +109,16 @@ def test_what_cannot_be_started_is_an_error(
     finished(test)
 
 
+def test_a_keeper_that_ends_at_once_is_an_error(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.runners.executors.keeping._KEEPER", Path(os.devnull))
+
+    async def test() -> None:
+        with pytest.raises(OSError, match="the keeper of the program ended before it had started it"):
+            await Program(mark).start("")
+
+    finished(test)
+
+
 def test_a_program_may_be_given_its_streams(mark: str) -> None:
     """They end with it, though its keeper had them too: who reads sees an end, who writes is told."""
 
