@@ -6,20 +6,46 @@ import asyncio
 import os
 import signal
 import time
-from typing import Final
+from typing import Final, TypeAlias
 
-__all__ = ("descendants", "end_all", "kill_all")
+__all__ = ("Family", "end_all", "kill_all")
 
 LOOK_SECS: Final = 0.01
 
+Process: TypeAlias = tuple[int, int]
+"""Its number and its start, in ticks since boot, as the number may be given again."""
 
-def descendants() -> set[int]:
-    """Processes below this one that have not ended, at any depth (proc(5)). Outside of Linux, none are known."""
-    below: dict[int, set[int]] = {}
+
+class Family:
+    """Processes below this one, at any depth. Outside of Linux, none are known (proc(5))."""
+
+    def __init__(self) -> None:
+        self._known: set[Process] = set()
+
+    def living(self) -> set[int]:
+        """Those that have not ended; also those seen before that have lost what started them since."""
+        below: dict[int, list[Process]] = {}
+        found: set[Process] = set()
+        for process, parent in _processes():
+            below.setdefault(parent, []).append(process)
+            if process in self._known:
+                found.add(process)
+        todo = [os.getpid(), *(pid for pid, _ in found)]
+        while todo:
+            new = [process for process in below.get(todo.pop(), ()) if process not in found]
+            found.update(new)
+            todo += [pid for pid, _ in new]
+        self._known = found
+        return {pid for pid, _ in found}
+
+
+def _processes() -> list[tuple[Process, int]]:
+    """All that have not ended, each with its parent."""
+    found = []
     try:
         names = os.listdir("/proc")
     except OSError:
-        return set()
+        return []
     for name in names:
         if not name.isdigit():
             continue
@@ -28,22 +54,16 @@ def descendants() -> set[int]:
                 words = file.read().rpartition(b")")[2].split()
         except OSError:
             continue  # it has ended meanwhile
-        if len(words) > 1 and words[0] not in b"ZX":
-            below.setdefault(int(words[1]), set()).add(int(name))
-    found: set[int] = set()
-    todo = [os.getpid()]
-    while todo:
-        new = below.get(todo.pop(), set()) - found
-        found |= new
-        todo += new
+        if len(words) > 19 and words[0] not in b"ZX":
+            found.append(((int(name), int(words[19])), int(words[1])))
     return found
 
 
 async def end_all(grace: float, patience: float = 0.5) -> None:
     """Ask all of them to end; kill what has not, ``grace`` seconds later, and wait for that, ``patience`` seconds."""
-    asked: set[int] = set()
+    family, asked = Family(), set[int]()
     deadline = time.monotonic() + grace
-    while (living := descendants()) and time.monotonic() < deadline:
+    while (living := family.living()) and time.monotonic() < deadline:
         _send(living - asked, signal.SIGTERM)
         asked |= living
         await asyncio.sleep(LOOK_SECS)
@@ -51,13 +71,14 @@ async def end_all(grace: float, patience: float = 0.5) -> None:
     while living and time.monotonic() < deadline:
         _send(living, signal.SIGKILL)
         await asyncio.sleep(LOOK_SECS)
-        living = descendants()
+        living = family.living()
 
 
 def kill_all() -> None:
     """At once."""
+    family = Family()
     for _ in range(5):  # what forked while it was looked for is found the next time
-        living = descendants()
+        living = family.living()
         if not living:
             return
         _send(living, signal.SIGKILL)

@@ -85,11 +85,11 @@ class Server:
         await asyncio.wait((starting, self._end), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             await self._finish_requests({starting}, GRACE_SECS if self._end.result() is End.ASKED else 0)
-        if starting.cancelled() or not starting.done():
+        if self._end.done() and (starting.cancelled() or not starting.done()):
             self._move("StartFailed")
-            why = await self._end
+            why = self._end.result()
             return await self._leave(why) or int(why is not End.ASKED)
-        error = starting.exception()
+        error = HandlerError("start was cancelled") if starting.cancelled() else starting.exception()
         if error is not None:
             self._move("StartFailed")
             report(error, "Failed to start the runtime: ")

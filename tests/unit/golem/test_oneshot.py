@@ -33,8 +33,10 @@ def test_the_default_of_deploy_is_fifty_two_bytes_or_forty_nine() -> None:
         ({"valid": {"Ok": ""}, "startMode": "empty"}, '{"startMode":"empty","valid":{"Ok":""}}'),
         (
             {"valid": {"Ok": ""}, "vols": ({"name": "a", "path": "/a", "more": 1}, Volume("b", "/b"))},
-            '{"startMode":"blocking","valid":{"Ok":""},'
-            '"vols":[{"more":1,"name":"a","path":"/a"},{"name":"b","path":"/b"}]}',
+            (
+                '{"startMode":"blocking","valid":{"Ok":""},'
+                '"vols":[{"more":1,"name":"a","path":"/a"},{"name":"b","path":"/b"}]}'
+            ),
         ),
     ],
 )
