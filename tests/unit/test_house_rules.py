@@ -72,6 +72,7 @@ TESTED_IN = {
     "runners.executors.child": "runners/executors/test_process.py",
     "runners.executors.link": "runners/executors/test_process.py",
     "runners.executors.peer": "runners/executors/test_process.py",
+    "runners.executors.program": "runners/executors/test_command.py",
     # One suite for both stores.
     "control.memory": "control/test_store.py",
     "control.tables": "control/test_store.py",
@@ -85,6 +86,11 @@ TESTED_IN = {
     "golem.commands": "golem/test_serve.py",
     "golem.context": "golem/test_serve.py",
     "golem.runtime": "golem/test_oneshot.py",
+    # A runtime's processes, the protocol with it and what goes wrong there are seen by who drives it.
+    "golem._process": "golem/test_supervisor.py",
+    "golem.failures": "golem/test_supervisor.py",
+    "golem.hosted": "golem/test_runner.py",
+    "golem.link": "golem/test_supervisor.py",
     # What a driver knows and what operations make of it shows in what it promises.
     "control.image": "control/test_behaviours.py",
     "control.operations": "control/test_behaviours.py",

@@ -10,12 +10,12 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Final
 
-from posemesh.golem.command import Command, Event, Output
+from posemesh.golem.command import KILLED_CODE, Command, Event, Output
 from posemesh.golem.failures import RuntimeEnded, RuntimeGarbled, RuntimeSilent
 from posemesh.runners.executors.keeping import Exit, Kept, keep, signal_name
 from posemesh.runners.executors.lines import Lines
 
-__all__ = ("Log", "Place", "Shot", "Tail", "begin", "ended", "reading", "run_streamed", "run_to_end")
+__all__ = ("READ_BYTES", "Log", "Place", "Shot", "Tail", "begin", "ended", "reading", "run_streamed", "run_to_end")
 
 Log = Callable[[Event], None]
 """Called on the loop with what a runtime says that is no answer and no command's, its stderr above all."""
@@ -23,8 +23,6 @@ Log = Callable[[Event], None]
 ANSWER_MAX: Final = 4 * 1024 * 1024
 """Bytes that a step may write to its stdout."""
 READ_BYTES: Final = 64 * 1024
-KILLED_CODE: Final = -1
-"""The exit code of what a signal ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

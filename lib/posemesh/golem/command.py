@@ -22,10 +22,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
-__all__ = ("EVENT_BYTES", "HELD_MAX", "Command", "Counter", "Event", "Output", "State")
+__all__ = ("EVENT_BYTES", "HELD_MAX", "KILLED_CODE", "Command", "Counter", "Event", "Output", "State")
 
 HELD_MAX: Final = 1024 * 1024
 """Bytes of a command's output that wait to be read; and one frame more."""
+KILLED_CODE: Final = -1
+"""The exit code of a process that a signal ended."""
 EVENT_BYTES: Final = 256
 """What an event counts for beside its own bytes."""
 

@@ -5,40 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from posemesh.golem.failures import RuntimeGarbled, StepFailed
+from posemesh.golem.runtime import RuntimeMode, Volume
 
-__all__ = ("Deployed", "Mode", "Offer", "Volume", "read_deploy", "read_offer")
+__all__ = ("Deployment", "Offer", "read_deploy", "read_offer")
 
 SHOWN_CHARS: Final = 200
-
-
-class Mode(StrEnum):
-    SERVER = "server"
-    """Its start goes on, and takes commands over the protocol."""
-    COMMAND = "command"
-    """Its start ends, and each command is a process."""
-
-
-START_MODES: Final = {"blocking": Mode.SERVER, "empty": Mode.COMMAND}
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """``name`` is a directory below the work directory, ``path`` is where commands find it."""
-
-    name: str
-    path: str
+_START_MODES: Final = tuple(mode.value for mode in RuntimeMode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deployed:
+class Deployment:
     """``mode`` is None where the runtime did not say. ``message`` is its own; ``custom`` is all else it printed."""
 
-    mode: Mode | None = None
+    mode: RuntimeMode | None = None
     message: str = ""
     volumes: tuple[Volume, ...] = ()
     custom: Mapping[str, Any] = field(default_factory=dict)
@@ -56,14 +39,14 @@ class Offer:
     constraints: str = ""
 
 
-def read_deploy(data: bytes, workdir: Path) -> Deployed:
+def read_deploy(data: bytes, workdir: Path) -> Deployment:
     """What comes before the first brace is skipped; nothing at all is a deployment without volumes.
 
     Raises RuntimeGarbled for what is none, StepFailed where it says that the deploy failed.
     """
     text = data.decode("utf-8", "replace")
     if not text.strip():
-        return Deployed()
+        return Deployment()
     known = _object("deploy", text[text.find("{") :] if "{" in text else text)
     valid, mode = known.pop("valid", None), known.pop("startMode", None)
     match valid:
@@ -73,13 +56,13 @@ def read_deploy(data: bytes, workdir: Path) -> Deployed:
             pass
         case _:
             raise _unfit("deploy", 'valid as {"Ok": text} or {"Err": text}', valid)
-    if mode not in (None, *START_MODES):
+    if mode not in (None, *_START_MODES):
         raise _unfit("deploy", "startMode blocking or empty", mode)
     volumes = known.pop("vols", [])
     if not isinstance(volumes, list):
         raise _unfit("deploy", "vols as a list", volumes)
-    return Deployed(
-        mode=START_MODES.get(mode),
+    return Deployment(
+        mode=None if mode is None else RuntimeMode(mode),
         message=message,
         volumes=tuple(_volume(each, workdir) for each in volumes),
         custom=known,

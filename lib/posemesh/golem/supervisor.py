@@ -33,7 +33,7 @@ from posemesh import events
 from posemesh.golem._process import Log, Place, Shot, run_streamed, run_to_end
 from posemesh.golem.command import Command, Counter, Event, Output, State
 from posemesh.golem.command_line import CommandLine
-from posemesh.golem.deployment import Deployed, Mode, Offer, Volume, read_deploy, read_offer
+from posemesh.golem.deployment import Deployment, Offer, read_deploy, read_offer
 from posemesh.golem.failures import (
     GolemError,
     RuntimeEnded,
@@ -43,6 +43,7 @@ from posemesh.golem.failures import (
     StepFailed,
 )
 from posemesh.golem.link import PROTOCOL, Link
+from posemesh.golem.runtime import RuntimeMode, Volume
 from posemesh.machines import activity
 from posemesh.wire import golem as wire
 
@@ -50,10 +51,10 @@ __all__ = (
     "Command",
     "CommandLine",
     "Counter",
-    "Deployed",
+    "Deployment",
     "Event",
     "GolemError",
-    "Mode",
+    "RuntimeMode",
     "Offer",
     "Output",
     "RuntimeEnded",
@@ -100,7 +101,7 @@ class Supervisor:
         self,
         line: CommandLine,
         *,
-        mode: Mode | None = None,
+        mode: RuntimeMode | None = None,
         timeouts: Timeouts | None = None,
         env: Mapping[str, str] | None = None,
         memory_bytes: int | None = None,
@@ -115,7 +116,7 @@ class Supervisor:
         self._activity = activity.ActivitySubject()
         self._link: Link | None = None
         self._commands: set[Command] = set()
-        self._mode = Mode.COMMAND
+        self._mode = RuntimeMode.COMMAND
         self._busy: asyncio.Future[Any] | None = None
         self._stopping: asyncio.Future[None] | None = None
 
@@ -127,6 +128,11 @@ class Supervisor:
         """Where it is in its life."""
         return activity.ActivityState[self._activity.state.name]
 
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """Those that run."""
+        return tuple(self._commands)
+
     async def test(self) -> None:
         """Have it look whether it works here, at any time. Raises StepFailed where it says that it does not."""
         _ended_well(await run_to_end("test", self.line.test(), self._place(None), self.timeouts.test))
@@ -137,7 +143,7 @@ class Supervisor:
         shot = await run_to_end("offer-template", argv, self._place(None), self.timeouts.offer)
         return read_offer(_ended_well(shot))
 
-    async def deploy(self, args: Sequence[str] = ()) -> Deployed:
+    async def deploy(self, args: Sequence[str] = ()) -> Deployment:
         """Have it prepare the work directory, which is made where there is none, as are its volumes. Raises StepFailed
         where it says that this failed, also where it says so with exit code 0.
         """
@@ -147,7 +153,7 @@ class Supervisor:
     async def start(self, args: Sequence[str] = ()) -> bytes:
         """Have it become ready for commands: what it printed of that, or said before it was asked anything."""
         self._take(events.StartAsked())
-        serve = self._serve if self._mode is Mode.SERVER else self._start
+        serve = self._serve if self._mode is RuntimeMode.SERVER else self._start
         return await self._under_way("start", serve(args), events.StartEnded(), events.StartFailed())
 
     async def run(self, entrypoint: str, args: Sequence[str] = (), *, work_dir: str = "") -> Command:
@@ -227,15 +233,15 @@ class Supervisor:
         self._take(well)
         return result
 
-    async def _deploy(self, args: Sequence[str]) -> Deployed:
+    async def _deploy(self, args: Sequence[str]) -> Deployment:
         workdir = self.line.workdir
         workdir.mkdir(parents=True, exist_ok=True)
         shot = await run_to_end("deploy", self.line.deploy(args), self._place(workdir), self.timeouts.deploy)
         deployed = read_deploy(_ended_well(shot), workdir)
-        self._mode = deployed.mode or self._wanted or Mode.COMMAND
+        self._mode = deployed.mode or self._wanted or RuntimeMode.COMMAND
         if self._wanted not in (None, self._mode):
-            text = f"deploy: expected a runtime that starts in {self._wanted} mode, this one says {self._mode}"
-            raise StepFailed("deploy", text, 0)
+            wanted, said = (getattr(mode, "name", "any").lower() for mode in (self._wanted, self._mode))
+            raise StepFailed("deploy", f"deploy: expected a runtime in {wanted} mode, this one says {said}", 0)
         for volume in deployed.volumes:
             (workdir / volume.name).mkdir(parents=True, exist_ok=True)
         return replace(deployed, mode=self._mode)
@@ -271,7 +277,7 @@ class Supervisor:
             if self._link is not None:
                 await self._link.close(seconds)
             else:
-                await _end_all(tuple(self._commands), seconds)
+                await _end_all(self.commands, seconds)
         finally:
             self._link = self._stopping = None
             self._take(events.ShutdownEnded())

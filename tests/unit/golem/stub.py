@@ -118,6 +118,10 @@ def run(id, pid, data):
             send(ran(id, pid), started(pid), exited(pid), wrote(pid, b"late"), exited(pid, 9))
         case "usage":
             send(ran(id, pid), started(pid), COUNTER, STATE, exited(pid))
+        case "copy":  # the task's files, with its arguments as one of them
+            send(ran(id, pid), started(pid), COUNTER, STATE, wrote(pid, b'{"event": "copied"}\nplain\n'))
+            copy(args)
+            send(exited(pid))
         case "sleep":
             send(ran(id, pid), started(pid))
         case "twice":
@@ -159,6 +163,16 @@ def run(id, pid, data):
             for _ in range(0, count, piece):
                 send(wrote(pid, b"x" * piece))
             send(exited(pid))
+
+
+def copy(args):
+    os.makedirs("vol-out/more", exist_ok=True)
+    for name in os.listdir("vol-in"):
+        if os.path.isfile(f"vol-in/{name}"):
+            with open(f"vol-in/{name}", "rb") as source, open(f"vol-out/more/{name}", "wb") as target:
+                target.write(source.read().upper())
+    with open("vol-out/args", "w") as file:
+        json.dump([os.getpid(), *args], file)
 
 
 def serve(be):
@@ -225,6 +239,9 @@ def main():
         sys.stdout.write("{}")
     elif step == "start":
         serve(be)
+    elif step == "run" and rest[1] == "copy":
+        sys.stdout.write('{"event": "copied"}\n')
+        copy(rest[3:])
     elif step == "run":
         entrypoint, _, *args = rest[1:]
         os.execvp(entrypoint, [entrypoint, *args])

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from posemesh.golem.supervisor import Command, CommandLine, Event, Mode, Output, Supervisor, Timeouts
+from posemesh.golem.supervisor import Command, CommandLine, Event, Output, RuntimeMode, Supervisor, Timeouts
 
 from ..runners.executors.processes import children, living, wait_until
 
@@ -43,7 +43,7 @@ class Stub:
         self._argv = directory / "argv"
 
     def supervisor(
-        self, be: str = "", *, mode: Mode | None = None, env: dict[str, str] | None = None, **options: Any
+        self, be: str = "", *, mode: RuntimeMode | None = None, env: dict[str, str] | None = None, **options: Any
     ) -> Supervisor:
         """One whose runtime behaves as ``be`` says; limits that are not in ``timeouts`` are long,
         but for that of the stop."""

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from posemesh.golem.deployment import Deployed, Mode, Offer, Volume, read_deploy, read_offer
+from posemesh.golem.deployment import Deployment, Offer, read_deploy, read_offer
 from posemesh.golem.failures import RuntimeGarbled, StepFailed
+from posemesh.golem.runtime import RuntimeMode, Volume
 
 
 def test_a_deploy_with_everything(tmp_path: Path) -> None:
     text = 'Downloading… {"startMode":"blocking","valid":{"Ok":"ok"},"vols":[{"name":"v","path":"/v"}],"extra":[1]}\n'
-    assert read_deploy(text.encode(), tmp_path) == Deployed(
-        mode=Mode.SERVER, message="ok", volumes=(Volume("v", "/v"),), custom={"extra": [1]}
+    assert read_deploy(text.encode(), tmp_path) == Deployment(
+        mode=RuntimeMode.SERVER, message="ok", volumes=(Volume("v", "/v"),), custom={"extra": [1]}
     )
 
 
 @pytest.mark.parametrize("text", ["", "\n ", '{"valid":{"Ok":""}}'])
 def test_a_deploy_may_say_little(text: str, tmp_path: Path) -> None:
-    assert read_deploy(text.encode(), tmp_path) == Deployed()
+    assert read_deploy(text.encode(), tmp_path) == Deployment()
 
 
 def test_a_deploy_may_say_that_it_failed(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_no_deploy(text: str, tmp_path: Path) -> None:
 
 def test_the_innermost_volume_holds_a_path() -> None:
     outer, inner = Volume("a", "/data"), Volume("b", "/data/out/")
-    deployed = Deployed(volumes=(outer, inner))
+    deployed = Deployment(volumes=(outer, inner))
     assert deployed.volume_of("/data/out/x/y") == inner
     assert deployed.volume_of("/data/outer") == outer
     assert deployed.volume_of("/dat") is None

@@ -14,10 +14,10 @@ from posemesh.golem.command import HELD_MAX
 from posemesh.golem.supervisor import (
     Counter,
     GolemError,
-    Mode,
     Output,
     RuntimeEnded,
     RuntimeGarbled,
+    RuntimeMode,
     RuntimeRefused,
     RuntimeSilent,
     State,
@@ -49,7 +49,7 @@ def test_a_runtime_from_its_test_to_its_stop(stub: Stub) -> None:
             await runtime.test()
             assert (await runtime.offer_template()).properties == {"a.b": 1}
             deployed = await runtime.deploy()
-            assert (deployed.mode, deployed.message) == (Mode.SERVER, "ready")
+            assert (deployed.mode, deployed.message) == (RuntimeMode.SERVER, "ready")
             assert deployed.volumes == (Volume("vol-in", "/in"), Volume("vol-out", "/out"))
             assert deployed.custom == {"more": 1}
             assert (stub.workdir / "vol-in").is_dir()
@@ -72,7 +72,7 @@ def test_a_runtime_from_its_test_to_its_stop(stub: Stub) -> None:
 
 def test_a_runtime_of_commands(stub: Stub) -> None:
     async def test() -> None:
-        async with stub.supervisor("command", mode=Mode.COMMAND) as runtime:
+        async with stub.supervisor("command", mode=RuntimeMode.COMMAND) as runtime:
             await runtime.deploy()
             assert await runtime.start(["-x"]) == b"{}"
             command = await runtime.run("/bin/sh", ["-c", "echo one; echo two >&2; exit 3"])
@@ -153,7 +153,7 @@ def test_what_cannot_be_started_is_an_error(stub: Stub) -> None:
 def test_a_deploy_must_say_that_it_went_well(stub: Stub, said: str, error: type[GolemError]) -> None:
     async def test() -> None:
         with pytest.raises(error):
-            await stub.supervisor(f"deploy says {said}", mode=Mode.SERVER).deploy()
+            await stub.supervisor(f"deploy says {said}", mode=RuntimeMode.SERVER).deploy()
 
     finished(test)
 
