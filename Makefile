@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-all check format bench-transfer bench-overhead bench-ledger clean
+.PHONY: help setup demo test test-slow test-all check format bench-transfer bench-overhead bench-ledger bench-golem clean
 
 help:
 	@echo 'make demo      a local network, a node and a real task on it'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench-overhead  what a node costs a task, beside a bare client; BENCH="--tasks 4000" for more of them'
 
 	@echo "make bench-ledger  the ledger's commits beside SQLite's bare ones"
+	@echo 'make bench-golem  a Golem runtime beside a bare asyncio script; BENCH="--mib 1000" for more output'
 	@echo 'make setup     only make .venv (the others do so when needed)'
 
 setup: $(VENV)/ready
@@ -59,6 +60,9 @@ bench-overhead: $(VENV)/base
 
 bench-ledger: $(VENV)/base
 	@$(BIN)/python benchmarks/ledger.py $(BENCH)
+
+bench-golem: $(VENV)/base
+	@$(BIN)/python benchmarks/golem.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist lib/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from posemesh import telemetry
 from posemesh.capacity import Capacity
@@ -42,6 +42,9 @@ from posemesh.shell.signer import Signer
 from posemesh.signals import Signals
 from posemesh.snapshot import Statistics
 from posemesh.target import importing
+
+if TYPE_CHECKING:
+    from posemesh.golem.supervisor import Timeouts
 
 __all__ = ("Node",)
 
@@ -147,6 +150,52 @@ class Node:
         """
         terms = Terms.of(name, labels, timeout, slots, resources, restart)
         self._add(declare_command(capability, argv, terms, memory_bytes=memory_bytes, env=env))
+
+    def runtime(
+        self,
+        capability: str,
+        *,
+        binary: str,
+        mode: str = "server",
+        entrypoint: str | None = None,
+        args: Sequence[str] = (),
+        allow_meta: bool = False,
+        inputs: str | None = None,
+        outputs: str | None = None,
+        runtime_args: Sequence[str] = (),
+        timeouts: Timeouts | None = None,
+        keep: bool = True,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        slots: int | None = None,
+        resources: Mapping[str, int] | None = None,
+        memory_bytes: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Offer ``capability`` by a Golem runtime, the program ``binary``, that runs ``entrypoint`` with ``args`` for
+        each task, whose meta chooses these only with ``allow_meta`` (docs/golem.md). ``mode`` is server or command;
+        ``inputs`` and ``outputs`` are paths in its volumes. The options from ``keep`` on are those of :meth:`runner`.
+        """
+        from posemesh.golem.runner import declare_runtime
+
+        declared = declare_runtime(
+            capability,
+            binary,
+            _terms(name, labels, timeout, slots, resources),
+            mode=mode,
+            entrypoint=entrypoint,
+            args=args,
+            allow_meta=allow_meta,
+            inputs=inputs,
+            outputs=outputs,
+            runtime_args=runtime_args,
+            timeouts=timeouts,
+            keep=keep,
+            memory_bytes=memory_bytes,
+            env=env,
+        )
+        self._add(declared)
 
     def register(
         self,

@@ -20,7 +20,7 @@ FUNCTION_LINES_MAX = 70
 # A module imports from its own row and those above it. CONTRIBUTING.md says why.
 LAYERS = (
     ("errors", "outcomes", "secret", "types"),
-    ("terms",),
+    ("terms", "orders"),
     ("wire",),
     ("events", "commands"),
     ("policy", "config", "capacity", "verdict"),
@@ -34,6 +34,7 @@ LAYERS = (
     ("runners",),
     ("shell",),
     ("runners.executors",),
+    ("golem",),
     ("storage",),
     ("control",),
     ("recovered",),
@@ -75,6 +76,7 @@ TESTED_IN = {
     "runners.executors.peer": "runners/executors/test_process.py",
     "control.node_rows": "control/test_node_ledger.py",
     "shell.ledger": "shell/test_executor.py",
+    "runners.executors.program": "runners/executors/test_command.py",
     # One suite for both stores.
     "control.memory": "control/test_store.py",
     "control.tables": "control/test_store.py",
@@ -84,6 +86,15 @@ TESTED_IN = {
     "devnet.records": "devnet/test_jobs.py",
     "devnet.store": "devnet/test_server.py",
     "devnet.uploads": "devnet/test_domain.py",
+    # What handlers are and get shows in what their program does with them.
+    "golem.commands": "golem/test_serve.py",
+    "golem.context": "golem/test_serve.py",
+    "golem.runtime": "golem/test_oneshot.py",
+    # A runtime's processes, the protocol with it and what goes wrong there are seen by who drives it.
+    "golem._process": "golem/test_supervisor.py",
+    "golem.failures": "golem/test_supervisor.py",
+    "golem.hosted": "golem/test_runner.py",
+    "golem.link": "golem/test_supervisor.py",
     # What a driver knows and what operations make of it shows in what it promises.
     "control.image": "control/test_behaviours.py",
     "control.operations": "control/test_behaviours.py",

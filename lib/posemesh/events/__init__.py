@@ -2,7 +2,7 @@
 
 Senders: *shell* (the answer to a command, a signal, a message of user code), *timer* (a deadline in a machine's data
 came), *coupling* (another machine of the same node moved), *driver* (a hosted runtime, to its own machine and those of
-its inputs).
+its inputs; who drives a Golem runtime, and that runtime, each to its own).
 """
 
 from __future__ import annotations
@@ -12,6 +12,26 @@ from posemesh.events._base import (
     Failure,
     LeaseId,
     LeaseScoped,
+)
+from posemesh.events.activity import (
+    ActivityRenewed,
+    CommandAsked,
+    CommandEnded,
+    CommandsEnded,
+    DeployAsked,
+    DeployEnded,
+    DeployFailed,
+    HelloAsked,
+    InputEnded,
+    KillAsked,
+    NetworkAsked,
+    RuntimeLost,
+    ShutdownAsked,
+    ShutdownEnded,
+    ShutdownFailed,
+    StartAsked,
+    StartEnded,
+    StartFailed,
 )
 from posemesh.events.control import (
     AbandonReason,
@@ -128,6 +148,7 @@ from posemesh.events.task import (
 
 __all__ = (
     "AbandonReason",
+    "ActivityRenewed",
     "AskAbandoned",
     "AskFailed",
     "AttemptDue",
@@ -136,9 +157,15 @@ __all__ = (
     "CallbackOverdue",
     "CancelRequested",
     "CensusTaken",
+    "CommandAsked",
+    "CommandEnded",
+    "CommandsEnded",
     "CommitDue",
     "CommitFailed",
     "Committed",
+    "DeployAsked",
+    "DeployEnded",
+    "DeployFailed",
     "DrainOver",
     "DrainRequested",
     "Emptied",
@@ -155,12 +182,14 @@ __all__ = (
     "HeartbeatAccepted",
     "HeartbeatDue",
     "HeartbeatFailed",
+    "HelloAsked",
     "InputAbandoned",
     "InputAccepted",
     "InputApplied",
     "InputCoalesced",
     "InputConsumed",
     "InputDeferred",
+    "InputEnded",
     "InputId",
     "InputNoted",
     "InputQueued",
@@ -170,6 +199,7 @@ __all__ = (
     "InputSuperseded",
     "KeepAliveSettled",
     "KeepAliveWanted",
+    "KillAsked",
     "Lane",
     "LeaseCancelled",
     "LeaseEnded",
@@ -181,6 +211,7 @@ __all__ = (
     "LeaseScoped",
     "LeaseUnreadable",
     "LeaveDue",
+    "NetworkAsked",
     "NoWork",
     "NodeLeft",
     "NodeStarted",
@@ -217,6 +248,7 @@ __all__ = (
     "RuntimeDestroyed",
     "RuntimeEventPublished",
     "RuntimeInitialized",
+    "RuntimeLost",
     "RuntimeRecovered",
     "RuntimeRecycled",
     "RuntimeRegistered",
@@ -224,10 +256,16 @@ __all__ = (
     "RuntimeRetired",
     "SecretStored",
     "SecretUnstored",
+    "ShutdownAsked",
+    "ShutdownEnded",
+    "ShutdownFailed",
     "SignInFailed",
     "SignInWanted",
     "SignedIn",
     "StagingRefused",
+    "StartAsked",
+    "StartEnded",
+    "StartFailed",
     "StopOverdue",
     "StopRequested",
     "TokenExpired",

@@ -9,12 +9,23 @@ from types import ModuleType
 from typing import Any
 
 from posemesh.coupling import LAST_RULES, LEASE_RULES, NODE_RULES, Rule
-from posemesh.machines import auth, delivery, driver, input, lease, poller, registration, session
+from posemesh.machines import activity, auth, delivery, driver, input, lease, poller, registration, serving, session
 from posemesh.machines._kernel import Edge, Lifecycle, State
 
 __all__ = ("MODULES", "lint", "render_json", "render_markdown")
 
-MODULES: tuple[ModuleType, ...] = (registration, auth, poller, lease, session, delivery, input, driver)
+MODULES: tuple[ModuleType, ...] = (
+    registration,
+    auth,
+    poller,
+    lease,
+    session,
+    delivery,
+    input,
+    driver,
+    activity,
+    serving,
+)
 RULES = (("node", NODE_RULES), ("lease", LEASE_RULES), ("last", LAST_RULES))
 
 

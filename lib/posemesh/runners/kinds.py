@@ -29,15 +29,16 @@ class _UserCode:
         self._made: Any = None
         self._ready = False
         self.name: Final = _name(target)
-        self.has_check: Final = _is_object(target) and callable(getattr(target, "check", None))
-        self.has_teardown: Final = _is_object(target) and callable(getattr(target, "teardown", None))
+        self._is_object = _is_object(target)
+        self.has_check: Final = self._is_object and callable(getattr(target, "check", None))
+        self.has_teardown: Final = self._is_object and callable(getattr(target, "teardown", None))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
     def _call(self, method: str, *arguments: object) -> Any:
         """What the user's method gives; None where it has none of that name."""
-        if not _is_object(self._target):
+        if not self._is_object:
             return self._target(*arguments) if method == "run" else None
         if self._made is None:
             self._made = self._target() if isinstance(self._target, type) else self._target
@@ -58,8 +59,9 @@ class AsyncRunner(_UserCode):
         self._one_at_a_time = asyncio.Lock()
 
     async def check(self) -> None:
-        """The user's ``check()``. Raises what that raises."""
-        await _finished(self._call("check"))
+        """The user's ``check()``, where there is one; else no object is made of a class. Raises what it raises."""
+        if self.has_check:
+            await _finished(self._call("check"))
 
     async def setup(self) -> None:
         """Make the runner ready: once, also where many tasks ask for it. Raises what the user's ``__init__`` or
@@ -114,7 +116,8 @@ class BlockingRunner(_UserCode):
 
     def check(self) -> None:
         """As :meth:`AsyncRunner.check`."""
-        self._finish("check")
+        if self.has_check:
+            self._finish("check")
 
     def setup(self) -> None:
         """As :meth:`AsyncRunner.setup`."""

@@ -40,9 +40,11 @@ class AsyncPlace:
         self.cancelled = False
         self._link = link
         self._runner = runner
-        self._orders: asyncio.Queue[Run | Check | None] = asyncio.Queue()
         self._asked: dict[int, tuple[Wanted, asyncio.Future[Any]]] = {}
-        self._task: asyncio.Task[Done] | None = None
+        self._order: Run | Check | None = None
+        """What is to be answered."""
+        self._task: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
         self._is_set_up = False
 
     async def serve(self, first: list[FromNode]) -> None:
@@ -54,20 +56,37 @@ class AsyncPlace:
         loop.add_reader(self._link.connection, self._read, socket.MSG_DONTWAIT)
         self._take(first)
         try:
-            while (order := await self._orders.get()) is not None:
-                self._task = loop.create_task(self._carried_out(order))
-                try:
-                    ended = await self._task
-                except asyncio.CancelledError as error:  # before it began
-                    ended = failed(order.run, error, in_setup=False)
-                self._task = None
-                ended.leaving = ended.leaving or self.cancelled
-                self._link.finish(ended)
-                if ended.leaving:
-                    break
+            with suppress(asyncio.CancelledError):  # which asyncio.run() makes of SIGINT
+                await self._leaving.wait()
+            self._stop()
+            if self._task is not None:
+                await asyncio.wait((self._task,))
+            if self._order is not None:  # it was told to stop before it began
+                self._answer(failed(self._order.run, told_to_stop(), in_setup=False))
         finally:
             loop.remove_reader(self._link.connection)
             await self._runner.teardown()
+
+    def _begin(self, order: Run | Check) -> None:
+        if not self.cancelled:
+            self._order = order
+            self._task = asyncio.get_running_loop().create_task(self._carry_out(order))
+
+    async def _carry_out(self, order: Run | Check) -> None:
+        """In a task of its own, which answers too: whoever waited for it would cost a turn of the loop."""
+        leaving = True
+        try:
+            ended = await self._carried_out(order)
+            self._answer(ended)
+            leaving = ended.leaving
+        finally:
+            if leaving:
+                self._leaving.set()
+
+    def _answer(self, ended: Done) -> None:
+        self._order = self._task = None
+        ended.leaving = ended.leaving or self.cancelled
+        self._link.finish(ended)
 
     async def _carried_out(self, order: Run | Check) -> Done:
         in_setup = True
@@ -94,7 +113,7 @@ class AsyncPlace:
     def _stop(self) -> None:
         if not self.cancelled:
             self.cancelled = True
-            self._orders.put_nowait(None)
+            self._leaving.set()
             if self._task is not None:
                 self._task.cancel()
 
@@ -110,7 +129,7 @@ class AsyncPlace:
         for frame in frames:
             match frame:
                 case Run() | Check():
-                    self._orders.put_nowait(frame)
+                    self._begin(frame)
                 case Piece():
                     self._link.keep(frame)
                 case Answer() | Refuse():

@@ -30,45 +30,37 @@ and the like belong into the runner's ``env``.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from posemesh.errors import StorageError, TaskStopped
+from posemesh.errors import StorageError
 from posemesh.outcomes import FailureCode
 from posemesh.policy import CHILD_GRACE_SECS
 from posemesh.runners.api import TaskSpec
-from posemesh.runners.context import BuildContext, merge_env
-from posemesh.runners.ending import Ending, ending_of
+from posemesh.runners.context import BuildContext
+from posemesh.runners.ending import Ending
 from posemesh.runners.executors.keeping import Exit, Kept, keep, signal_name
 from posemesh.runners.executors.layout import Layout
-from posemesh.runners.executors.output import ProgramOutput
+from posemesh.runners.executors.program import (
+    PASSED_ON,
+    ProgramRun,
+    aside,
+    cancelled,
+    check_limits,
+    program_env,
+    unprepared,
+)
 from posemesh.runners.executors.template import Template
 from posemesh.runners.ids import RunId, make_run_id
 from posemesh.runners.job import Ended, Job, Run
 from posemesh.runners.metrics import RunnerType
-from posemesh.runners.port import LogEvent, Progress, Question
 from posemesh.runners.router import TaskRef
-from posemesh.runners.task import PortTask
-from posemesh.shell.offload import HostOffload
-from posemesh.telemetry import task_span
-from posemesh.types import JSON
 
 __all__ = ("PASSED_ON", "CommandRunner")
 
-T = TypeVar("T")
-
-PASSED_ON: Final = frozenset(
-    "PATH HOME USER LOGNAME LANG LANGUAGE TZ LD_LIBRARY_PATH "
-    "CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES "
-    "HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK".split()
-)
-"""The variables of the node that a program is given, where they are set, and all that begin with ``LC_``: where
-programs and libraries are, how to write, and which devices are the node's. Addresses of proxies and the like may hold
-passwords: who needs them puts them into ``env``."""
 _NO_MEMORY: Final = re.compile(r"MemoryError|bad_alloc|out of memory|cannot allocate memory|\bENOMEM\b", re.IGNORECASE)
 
 
@@ -95,11 +87,7 @@ class CommandRunner:
         self.template = Template(argv)
         self.env = dict(env or {})
         self.memory_bytes = memory_bytes
-        for key, value in self.env.items():
-            if not key or "=" in key or "\0" in f"{key}{value}" or type(value) is not str:
-                raise ValueError(f"env {key!r}: expected a name without '=' and a text, both without NUL")
-        if memory_bytes is not None and memory_bytes <= 0:
-            raise ValueError(f"memory_bytes: expected a number of bytes above 0, got {memory_bytes}; None is no limit")
+        check_limits(self.env, memory_bytes)
 
     def __repr__(self) -> str:
         return f"<CommandRunner {self.name} {self.capability}>"  # arguments and variables may hold secrets
@@ -122,46 +110,15 @@ class _CommandRef:
         return _CommandRun(self, job, ended)
 
 
-class _CommandRun:
-    """One task, from its inputs to its artifacts.
-
-    A stop ends what it asks of the node at once, and the program by :meth:`Kept.stop`. All else is short and is waited
-    for, so that nothing goes on once the end is told.
-    """
+class _CommandRun(ProgramRun):
+    """One task, from its inputs to its artifacts. A stop ends the program by :meth:`Kept.stop`."""
 
     def __init__(self, ref: _CommandRef, job: Job, ended: Ended) -> None:
         self._runner = ref.runner
-        self._context = ref.context
-        self._job = job
-        self._task = PortTask(job.lease, _JobPort(job), job.workspace)
-        self._output = ProgramOutput(self._task.ctrl)
-        self._told = False
-        self._asking = False
         self._kept: Kept | None = None
         self._over_before = False
         """Whether the program had ended by itself when it would have been stopped."""
-        self._main = asyncio.get_running_loop().create_task(self._run())
-        self._main.add_done_callback(lambda done: ended(_cancelled() if done.cancelled() else done.result()))
-
-    def cancel(self) -> None:
-        if self._told:
-            return
-        self._told = True
-        if self._asking:
-            self._main.cancel()
-        elif self._kept is not None:
-            self._stop(self._kept)
-
-    async def _run(self) -> Ending:
-        with task_span(self._job.lease):
-            try:
-                return await self._prepared()
-            except (asyncio.CancelledError, TaskStopped):
-                return _cancelled(self._output.tail)
-            except OSError as error:
-                return _unprepared(error)
-            except Exception as error:
-                return ending_of(error, self._output.tail)
+        super().__init__(ref.context, job, ended)
 
     async def _prepared(self) -> Ending:
         lease = self._job.lease
@@ -170,20 +127,17 @@ class _CommandRun:
             message = f"{self._runner.name}: its command needs {needed} inputs or more, the task has {len(cids)}"
             return Ending(code=FailureCode.BAD_INPUT, message=message)
         try:
-            root = await _aside(self._job.workspace)
+            root = await aside(self._job.workspace)
         except StorageError as error:
-            return _unprepared(error)
-        layout = await _aside(partial(Layout, root))
-        inputs: list[str] = []
-        for cid in cids:
-            found = await self._ask(partial(self._task.input.materialize_cid_with_meta, cid))
-            inputs.append(str(await _aside(partial(layout.place, found))))
-        await _aside(partial(layout.describe, lease))
+            return unprepared(error)
+        layout = await aside(partial(Layout, root))
+        inputs = [str(path) for path in await self._placed(layout)]
+        await aside(partial(layout.describe, lease))
         return await self._programmed(layout, inputs)
 
     async def _programmed(self, layout: Layout, inputs: Sequence[str]) -> Ending:
         if self._told:
-            return _cancelled()
+            return cancelled()
         runner, values = self._runner, self._values(layout)
         try:
             self._kept = await keep(
@@ -195,9 +149,9 @@ class _CommandRun:
             )
         except (OSError, ValueError) as error:
             self._context.metrics.runner_error(RunnerType.COMMAND, "spawn_failed")
-            return _unprepared(error)
+            return unprepared(error)
         if self._told:
-            self._stop(self._kept)
+            self._stop()
         try:
             ended = await self._kept.wait()
         except asyncio.CancelledError:  # not by a stop: the loop is being closed
@@ -205,23 +159,10 @@ class _CommandRun:
             raise
         self._output.close()
         if self._told and not self._over_before:
-            return _cancelled(self._output.tail)
+            return cancelled(self._output.tail)
         if ended.code != 0:
             return self._failed(ended)
         return await self._uploaded(layout)
-
-    async def _uploaded(self, layout: Layout) -> Ending:
-        try:
-            found = await _aside(layout.collect)
-        except (OSError, ValueError) as error:
-            return Ending(code=FailureCode.RUNNER_ERROR, message=str(error), details=self._details())
-        for rel_path, path in found:
-            try:
-                await self._ask(partial(self._task.output.put_file, rel_path, path))
-            except StorageError as error:
-                ending = ending_of(error, self._output.tail)
-                return Ending(code=FailureCode.UPLOAD_FAILED, message=ending.message, details=ending.details)
-        return Ending()
 
     def _failed(self, ended: Exit) -> Ending:
         if ended.code is None:
@@ -239,9 +180,6 @@ class _CommandRun:
             )
         return Ending(code=code, message=message, details=details)
 
-    def _details(self, **known: JSON) -> dict[str, JSON]:
-        return {**known, "output": list(self._output.tail)}
-
     def _values(self, layout: Layout) -> dict[str, str]:
         spec = self._job.lease.task
         return {
@@ -254,56 +192,13 @@ class _CommandRun:
         }
 
     def _environment(self, layout: Layout) -> dict[str, str]:
-        passed = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")}
-        least = {"PATH": os.defpath, **passed, "TMPDIR": str(layout.tmp)}
-        return merge_env(task=least, context=self._context.env, runner=self._runner.env) | {
+        return program_env(self._context, self._runner.env, TMPDIR=str(layout.tmp)) | {
             "POSEMESH_INPUTS": str(layout.inputs),
             "POSEMESH_OUTPUTS": str(layout.outputs),
             "POSEMESH_TASK": str(layout.task),
         }
 
-    def _stop(self, kept: Kept) -> None:
-        self._over_before = kept.is_over()
-        kept.stop(CHILD_GRACE_SECS)
-
-    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """What a stop interrupts, or keeps from being asked."""
-        if self._told:
-            raise asyncio.CancelledError
-        self._asking = True
-        try:
-            return await question()
-        finally:
-            self._asking = False
-
-
-class _JobPort:
-    """The port of a task, on the node's loop."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    @property
-    def cancelled(self) -> bool:
-        return self._job.cancelled
-
-    def post(self, message: Progress | LogEvent) -> None:
-        self._job.report(message)
-
-    async def call(self, message: Question) -> Any:
-        return await self._job.answer(message)
-
-
-async def _aside(function: Callable[[], T]) -> T:
-    """What may block, in a thread."""
-    return await HostOffload().call(function)
-
-
-def _unprepared(error: Exception) -> Ending:
-    ending = ending_of(error)
-    code = ending.code if ending.code is FailureCode.DISK_FULL else FailureCode.SETUP_FAILED
-    return Ending(code=code, message=f"the program could not be started: {ending.message}", details=ending.details)
-
-
-def _cancelled(output: Sequence[str] = ()) -> Ending:
-    return ending_of(asyncio.CancelledError(), output)
+    def _stop(self) -> None:
+        if self._kept is not None:
+            self._over_before = self._kept.is_over()
+            self._kept.stop(CHILD_GRACE_SECS)

@@ -120,7 +120,7 @@ def declare_runner(
         _whole("memory_bytes", memory_bytes)
         _check_env(env)
         return _in_process(name, capability, target, terms, memory_bytes, keep, env)
-    if memory_bytes is not None or not keep or env is not None:
+    if memory_bytes is not None or keep is not True or env is not None:
         raise ValueError(f'runner {name}: memory_bytes, keep and env are for executor="process", not {chosen}')
     if user.is_async and chosen == "thread":
         raise ValueError(f"runner {name}: an async runner runs inline or in a process; leave executor out")

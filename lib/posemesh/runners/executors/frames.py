@@ -195,6 +195,8 @@ class Done(_Frame):
     @property
     def ending(self) -> Ending:
         """Without the node's secrets, which a child does not know as such."""
+        if self.code is None:
+            return Ending()
         details: dict[str, JSON] = {"chain": [scrub(each) for each in self.chain]} if self.chain else {}
         return Ending(code=self.code, message=scrub(self.message), details=details)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,18 +27,27 @@ class Layout:
 
     ``inputs`` holds input *n* as ``<n>-<name>`` and, where its download had other files too, those as
     ``<n>-related/<k>-<name>``. ``outputs`` is collected in the end. ``work``, where the program runs, and ``tmp`` are
-    not. ``task`` is described in :meth:`describe`.
+    not. ``task`` is described in :meth:`describe`. Empty directories elsewhere may stand in for ``inputs`` and
+    ``outputs``; then ``task`` is in the first, and ``shown`` tells as what the program finds a path there.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        inputs: Path | None = None,
+        outputs: Path | None = None,
+        shown: Callable[[Path], str] = str,
+    ) -> None:
         self.root = root
-        self.inputs = root / "inputs"
-        self.outputs = root / "outputs"
+        self.inputs = inputs or root / "inputs"
+        self.outputs = outputs or root / "outputs"
         self.work = root / "work"
         self.tmp = root / "tmp"
-        self.task = root / "task.json"
+        self.task = (inputs or root) / "task.json"
+        self._shown = shown
         for directory in (self.inputs, self.outputs, self.work, self.tmp):
-            directory.mkdir()
+            directory.mkdir(exist_ok=directory in (inputs, outputs))
         self._outputs = self.outputs.resolve()
         self._placed: list[tuple[MaterializedInput, Path, list[Path]]] = []
 
@@ -64,8 +73,8 @@ class Layout:
         inputs: list[JSON] = [
             {
                 "cid": cid,
-                "path": str(path),
-                "related_paths": [str(one) for one in related],
+                "path": self._shown(path),
+                "related_paths": [self._shown(one) for one in related],
                 "data_id": found.data_id,
                 "name": found.name,
                 "data_type": found.data_type,

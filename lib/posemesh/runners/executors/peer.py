@@ -68,6 +68,7 @@ class Peer:
         self._frames = Frames()
         self._outgoing: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
+        self._writing = False
         self._output: ProgramOutput | None = None
         self._job: Job | None = None
         self._run = 0
@@ -123,8 +124,8 @@ class Peer:
         return self._connection.fileno() >= 0 and not self._told and not self._broken and self.kept.is_heard()
 
     def begin(self, order: Run | Check, job: Job | None, ended: Callable[[Ending], None]) -> None:
-        """Carry out the task of ``job``, or the check. ``ended`` is called once, perhaps before this returns, when all
-        that it started is gone, but for what is the child's own.
+        """Carry out the task of ``job``, or the check. ``ended`` is called once, after this has returned, when all that
+        it started is gone, but for what is the child's own.
         """
         self._job, self._ended, self._is_ending = job, ended, False
         self._run = order.run
@@ -337,8 +338,10 @@ class Peer:
         except OSError:
             return  # it has ended: the reader finds that
         if self._unsent or self._outgoing:
+            self._writing = True
             self._loop.add_writer(self._connection, self._flush)
-        elif room != SEND_BYTES:
+        elif self._writing:
+            self._writing = False
             self._loop.remove_writer(self._connection)
 
     def _next(self) -> bool:

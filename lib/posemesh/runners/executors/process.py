@@ -45,8 +45,8 @@ class ProcessRunner:
     """``target`` for tasks of ``capability``. ``env`` is added to what the children find; ``memory_bytes`` limits the
     address space of each, of which CUDA takes more than there is memory. Without ``keep`` each task has a new child.
 
-    Raises TypeError for what is no runner, ValueError for one that another interpreter cannot find, and for an ``env``
-    or ``memory_bytes`` that no program could be started with.
+    Raises TypeError for what is no runner and a ``keep`` that is no bool, ValueError for a runner that another
+    interpreter cannot find, and for an ``env`` or ``memory_bytes`` that no program could be started with.
     """
 
     runner_type = RunnerType.PROCESS
@@ -76,6 +76,8 @@ class ProcessRunner:
         for key, value in self._env.items():
             if not key or "=" in key or type(value) is not str or "\0" in f"{key}{value}":
                 raise ValueError(f"env {key!r}: expected a name without '=' and a text, both without NUL")
+        if type(keep) is not bool:
+            raise TypeError(f"keep: expected True or False, got {keep!r:.80}")
         if memory_bytes is not None and memory_bytes <= 0:
             raise ValueError(f"memory_bytes: expected a number of bytes above 0, got {memory_bytes}; None is no limit")
 
@@ -226,4 +228,7 @@ class _ProcessRun:
     def _end(self, ending: Ending) -> None:
         self._runner._runs.discard(self)
         self.over.set_result(None)
-        self._loop.call_soon(self._ended, ending)  # never while it is being started, or told to stop
+        if self._told:
+            self._loop.call_soon(self._ended, ending)  # perhaps it is being told just now
+        else:
+            self._ended(ending)

@@ -31,6 +31,8 @@ class Template:
         places = [place for pieces in self._arguments for _, place in pieces]
         self.inputs_min = max((place + 1 for place in places if isinstance(place, int)), default=0)
         """How many inputs a task must have."""
+        self.names = frozenset(place for place in places if isinstance(place, str))
+        """The placeholders in it, but for those of single inputs."""
 
     def fill(self, values: Mapping[str, str], inputs: Sequence[str]) -> list[str]:
         """The arguments for one task: ``values`` for the placeholders, ``inputs`` for the numbered ones, and for

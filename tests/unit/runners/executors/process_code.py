@@ -292,6 +292,19 @@ class BadSetup:
         raise AssertionError
 
 
+class BadInit:
+    def __init__(self) -> None:
+        raise OSError("no such device")
+
+    def run(self, task: SyncTaskContext) -> None:
+        raise AssertionError
+
+
+class AsyncBadInit(BadInit):
+    async def run(self, task: TaskContext) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
 class Checked:
     def check(self) -> None:
         if "BROKEN" in os.environ:
@@ -299,6 +312,15 @@ class Checked:
 
     def run(self, task: SyncTaskContext) -> None:
         task.ctrl.progress({"pid": os.getpid()})
+
+
+class HangingCheck:
+    def check(self) -> None:
+        Path(os.environ["TEARDOWN"]).write_text("the check has begun")
+        time.sleep(1000)
+
+    def run(self, task: SyncTaskContext) -> None:
+        raise AssertionError
 
 
 def environ(task: SyncTaskContext) -> None:

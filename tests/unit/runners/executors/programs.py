@@ -57,11 +57,14 @@ class Rig:
         """Those that are not answered."""
         self.metrics = Metrics()
         self.ending: Ending | None = None
-        self.runner = CommandRunner("tool", "/a/v1", argv, **options)
+        self.runner = self.runner_of(argv, options)
         context = context or BuildContext(metrics=MetricsHandle(self.metrics))
         self._ref = self.runner.build_task(task, context)
         self._told = asyncio.Event()
         self._over = asyncio.Event()
+
+    def runner_of(self, argv: list[str], options: dict[str, Any]) -> Any:
+        return CommandRunner("tool", "/a/v1", argv, **options)
 
     def start(self) -> None:
         self.run = self._ref.start(self, self._ended)

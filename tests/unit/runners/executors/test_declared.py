@@ -92,6 +92,15 @@ def test_a_memory_limit_is_a_number_of_bytes(memory: Any) -> None:
         declare_command("/a/v1", ["true"], Terms(), memory_bytes=memory)
 
 
+@pytest.mark.parametrize("keep", ["no", 0, None])
+def test_whether_a_child_is_kept_is_true_or_false(keep: Any) -> None:
+    """Any text was taken for True."""
+    with pytest.raises(TypeError, match="keep: expected True or False, got"):
+        declare_runner("/a/v1", plain, Terms(), executor="process", keep=keep)
+    with pytest.raises(ValueError, match='keep and env are for executor="process"'):
+        declare_runner("/a/v1", plain, Terms(), keep=keep)
+
+
 @pytest.mark.parametrize(
     ("terms", "problem"),
     [

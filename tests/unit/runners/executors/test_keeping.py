@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import pytest
 
-from posemesh.runners.executors.keeping import Exit, Kept, keep
+from posemesh.runners.executors.keeping import Exit, Kept, keep, signal_name
+from posemesh.telemetry import logger
 
 from .processes import children, finished, is_alive, living, python, wait_until
 
@@ -99,9 +100,21 @@ def test_what_cannot_be_started_is_an_error(
     mark: str, argv: list[str], options: dict[str, Any], error: type[OSError]
 ) -> None:
     async def test() -> None:
+        before = set(children())
         with pytest.raises(error) as raised:
             await keep(argv, env={"PATH": os.environ["PATH"]}, output=lambda *_: None, **options)
+        assert set(children()) <= before
         assert str(options.get("cwd", argv[0])).rstrip("\0") in str(raised.value)
+
+    finished(test)
+
+
+def test_a_keeper_that_ends_at_once_is_an_error(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.runners.executors.keeping._KEEPER", Path(os.devnull))
+
+    async def test() -> None:
+        with pytest.raises(OSError, match="the keeper of the program ended before it had started it"):
+            await Program(mark).start("")
 
     finished(test)
 
@@ -158,6 +171,115 @@ def test_a_program_finds_its_environment_and_nothing_of_the_node(mark: str, monk
         ]
 
     finished(test)
+
+
+def test_a_keeper_finds_what_its_interpreter_is_loaded_with(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/no/such/directory")
+
+    async def test() -> None:
+        program = Program(mark)
+        kept = await program.start("import os; print(open(f'/proc/{os.getppid()}/environ').read().rstrip(chr(0)))")
+        assert await kept.wait() == (0, None)
+        assert await program.said() == ["LD_LIBRARY_PATH=/no/such/directory"]
+
+    finished(test)
+
+
+def test_no_descriptor_stays_open(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        for _ in range(2):  # the first opens what the loop keeps
+            before = len(os.listdir("/dev/fd"))
+            kept = await Program(mark).start("import time; time.sleep(1000)")
+            assert kept.is_alone()
+            await kept.kill()
+        assert len(os.listdir("/dev/fd")) == before
+        monkeypatch.setattr(sys, "executable", "/no/such/python")
+        with pytest.raises(FileNotFoundError):
+            await keep(["true"], env={}, output=lambda *_: None)
+        assert len(os.listdir("/dev/fd")) == before
+
+    finished(test)
+
+
+def test_a_program_tells_its_state(mark: str) -> None:
+    async def test() -> None:
+        program = Program(mark)
+        kept = await program.start("import os, time; print(os.getppid()); time.sleep(1000)")
+        (keeper,) = await program.said()
+        kept.on_end(lambda: ends.append(kept.ended))
+        assert (kept.ended, kept.is_over(), repr(kept)) == (False, False, f"<Kept {kept.pid} running>")
+        os.kill(int(keeper), signal.SIGSTOP)  # it shall not see the end yet
+        os.kill(kept.pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_until, lambda: not is_alive(kept.pid))
+        assert (kept.ended, kept.is_over(), ends) == (False, True, [])
+        os.kill(int(keeper), signal.SIGCONT)
+        await kept.wait()
+        assert ends == [True]
+        assert (kept.ended, kept.is_over()) == (True, True)
+        assert repr(kept) == f"<Kept {kept.pid} Exit(code=None, signal=9)>"
+
+    ends: list[bool] = []
+    finished(test)
+
+
+def test_a_keeper_that_does_not_listen_holds_up_nobody(mark: str) -> None:
+    """Nor does one that is gone leave anybody waiting for its answer."""
+
+    async def test() -> None:
+        program = Program(mark)
+        kept = await program.start("import os, time; print(os.getppid()); time.sleep(1000)")
+        (keeper,) = await program.said()
+        os.kill(int(keeper), signal.SIGSTOP)
+        answer = asyncio.ensure_future(kept.sweep())
+        await asyncio.sleep(0)
+        for _ in range(5000):  # more than its socket takes
+            kept.stop(LONG_SECS)
+        assert not answer.done()
+        os.kill(int(keeper), signal.SIGKILL)
+        await answer
+        assert await kept.wait() == (None, signal.SIGKILL)
+
+    finished(test)
+
+
+def test_an_end_after_that_of_the_loop_is_nobodys(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        (await Program(mark).start("import time; time.sleep(1000)"))._let_go()
+
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    before = set(threading.enumerate())
+    finished(test)
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert not failed
+
+
+def test_what_could_not_be_ended_is_told(mark: str) -> None:
+    async def test() -> None:
+        kept = await Program(mark).start("import time; time.sleep(1000)")
+        kept._take({"code": 0, "signal": None, "left": []})
+        assert not told
+        kept._take({"code": 0, "signal": None, "left": [1, 2]})
+        assert [each.record["message"] for each in told] == [
+            "processes [1, 2] of a program run as somebody else and could not be ended"
+        ]
+        await kept.wait()
+
+    told: list[Any] = []
+    log = logger()
+    log.enable("posemesh")
+    sink = log.add(told.append, level="WARNING")
+    try:
+        finished(test)
+    finally:
+        log.remove(sink)
+        log.disable("posemesh")
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (40, "signal 40"), (None, "signal None")])
+def test_a_signal_has_a_name(number: int | None, name: str) -> None:
+    assert signal_name(number) == name
 
 
 def test_all_output_is_delivered(mark: str) -> None:

@@ -22,8 +22,10 @@ from posemesh.errors import BadInput, InvalidCid, RunnerInternal
 from posemesh.outcomes import FailureCode
 from posemesh.runners.context import BuildContext
 from posemesh.runners.ending import Ending
+from posemesh.runners.executors.peer import Peer
 from posemesh.runners.executors.process import ProcessRunner
 from posemesh.runners.job import Run
+from posemesh.runners.metrics import MetricsHandle, NoOpMetrics, RunnerType
 from posemesh.runners.port import (
     FinishUpload,
     GetBytes,
@@ -372,6 +374,25 @@ def test_a_stop_while_the_child_starts_leaves_nothing(bench: Bench, turns: int) 
     finished(test)
 
 
+def test_a_stop_when_the_child_has_just_started_ends_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the task was told of its child."""
+
+    async def test() -> None:
+        async def then_stopped(*arguments: Any) -> Peer:
+            peer = await start(*arguments)
+            asyncio.get_running_loop().call_soon(started.cancel)
+            return peer
+
+        start = Peer.start
+        monkeypatch.setattr(Peer, "start", then_stopped)
+        async with bench.runner(code.sleep) as runner:
+            started = bench.start(runner)
+            assert (await started.ending()).code is FailureCode.CANCELLED
+            assert not living(bench.mark)
+
+    finished(test)
+
+
 def test_a_stop_after_the_end_touches_nothing(bench: Bench) -> None:
     async def test() -> None:
         async with bench.runner(code.plain) as runner:
@@ -402,6 +423,7 @@ def test_an_end_that_came_before_the_stop_counts(bench: Bench, tmp_path: Path, e
                 os.kill(pid, signal.SIGKILL)
                 wait_until(lambda: not is_alive(pid))
             started.cancel()
+            assert started.ends == 0, "whoever tells it to stop is not called meanwhile"
             ending = await started.ending()
             assert ending.code is (None if end == "returned" else FailureCode.KILLED)
 
@@ -459,6 +481,19 @@ def test_a_setup_that_fails_fails_the_task(bench: Bench) -> None:
     finished(test)
 
 
+@pytest.mark.parametrize("target", [code.BadInit, code.AsyncBadInit])
+def test_a_class_that_declares_no_check_is_not_made_for_one(bench: Bench, target: Any) -> None:
+    """Its ``__init__`` fails its tasks, and not the start of the node."""
+
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            await runner.check()
+            ending, _ = await bench.ending(runner)
+            assert (ending.code, ending.message) == (FailureCode.SETUP_FAILED, "OSError: no such device")
+
+    finished(test)
+
+
 def test_a_check_is_made_in_a_child_which_then_serves(bench: Bench) -> None:
     async def test() -> None:
         async with bench.runner(code.Checked) as runner:
@@ -470,6 +505,28 @@ def test_a_check_is_made_in_a_child_which_then_serves(bench: Bench) -> None:
             with pytest.raises(RunnerInternal, match="RuntimeError: no GPU here"):
                 await runner.check()
             assert not living(bench.mark)
+
+    finished(test)
+
+
+def test_a_child_is_not_kept_from_a_check_where_none_is(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.Checked, keep=False) as runner:
+            await runner.check()
+            assert not living(bench.mark)
+
+    finished(test)
+
+
+def test_a_check_that_is_cancelled_leaves_no_child(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.HangingCheck) as runner:
+            check = asyncio.ensure_future(runner.check())
+            await asyncio.to_thread(wait_until, bench.torn_down.exists)
+            check.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await check
+            await asyncio.to_thread(wait_until, lambda: not living(bench.mark))
 
     finished(test)
 
@@ -564,24 +621,64 @@ def test_a_name_that_stands_for_another_function_is_refused(bench: Bench) -> Non
         async with bench.runner(code.first_twice) as runner:
             with pytest.raises(RunnerInternal, match="give that a name of its own"):
                 bench.start(runner)
+            with pytest.raises(RunnerInternal, match="give that a name of its own"):
+                await runner.check()
+            assert not living(bench.mark)
 
     finished(test)
 
 
-@pytest.mark.parametrize("options", [{"env": {"A=": "1"}}, {"env": {"A": "\0"}}, {"memory_bytes": 0}])
+def test_a_runner_is_for_its_capability_and_tells_its_state(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.runner(code.sleep) as runner:
+            assert runner.supports(TaskSpec(id=uuid4(), capability=CAPABILITY))
+            assert not runner.supports(TaskSpec(id=uuid4(), capability="/other/v1"))
+            started = bench.start(runner, seconds=0)
+            assert repr(runner) == f"<ProcessRunner r {CAPABILITY}, 1 running, 0 idle>"
+            await started.ending()
+            assert repr(runner) == f"<ProcessRunner r {CAPABILITY}, 0 running, 1 idle>"
+
+    finished(test)
+
+
+def test_what_is_no_runner_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a runner"):
+        ProcessRunner("r", CAPABILITY, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"env": {"A=": "1"}},
+        {"env": {"A": "\0"}},
+        {"env": {"": "1"}},
+        {"env": {"A": 1}},
+        {"env": {"A\0": "1"}},
+        {"memory_bytes": 0},
+    ],
+)
 def test_what_no_program_could_be_started_with_is_refused(options: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         ProcessRunner("r", CAPABILITY, code.plain, **options)
 
 
-def test_what_cannot_be_started_fails_the_task(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_started_fails_the_task_and_is_counted(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(NoOpMetrics):
+        def runner_error(self, runner_type: RunnerType, kind: str) -> None:
+            counted.append((runner_type, kind))
+
     async def test() -> None:
         async with bench.runner(code.plain) as runner:
             monkeypatch.setattr(sys, "executable", "/no/such/python")
-            ending, _ = await bench.ending(runner)
+            started = Started(runner, Job(tmp_path), BuildContext(metrics=MetricsHandle(Counting())))
+            ending = await started.ending()
             assert ending.code is FailureCode.SETUP_FAILED
             assert "/no/such/python" in ending.message
+            assert counted == [(RunnerType.PROCESS, "spawn_failed")]
 
+    counted: list[tuple[RunnerType, str]] = []
     finished(test)
 
 
