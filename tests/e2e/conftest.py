@@ -67,18 +67,18 @@ class NodeProcess:
         with self._said:
             self._said.notify_all()
 
-    def wait_line(self, text: str, within: float = 10.0) -> str:
-        """The first line with ``text`` in it."""
+    def wait_line(self, *texts: str, within: float = 10.0) -> str:
+        """The first line with one of the ``texts`` in it."""
 
         def found() -> str | None:
-            return next((line for line in self.lines if text in line), None)
+            return next((line for line in self.lines if any(text in line for text in texts)), None)
 
         with self._said:
             self._said.wait_for(found, within)
             if found() is None:
                 self._said.wait_for(found, lag())
             line = found()
-        assert line is not None, f"no line with {text!r} within {within} s:\n{self.output}"
+        assert line is not None, f"no line with {' or '.join(texts)} within {within} s:\n{self.output}"
         return line
 
     def signal(self, number: int = signal.SIGTERM) -> None:
@@ -174,6 +174,12 @@ class World:
         self.nodes.append(node)
         return node
 
+    def again(self, runner: str | None = None, **env: Any) -> NodeProcess:
+        """Start the next process of a node that has ended. It registers anew."""
+        self.net.do(self.net.dds.forget)
+        self.net.do(self.net.dms.restarted)
+        return self.node(runner, **env)
+
     def signed_in(self, within: float = 15.0) -> None:
         self.net.wait(lambda: self.net.of("ask"), within, "the node asks for work")
 
@@ -186,7 +192,17 @@ class World:
             found += [f"a secret is in the output: {text[:12]}…: {_line(output, text)}" for text in shown]
             if "Traceback" in output:
                 found.append("a traceback in the output: " + output[output.index("Traceback") :][:1500])
-        return found
+        return found + self._kept_secrets()
+
+    def _kept_secrets(self) -> list[str]:
+        """Those that a node has put into its records, in whatever corner of the file."""
+        kept = {path: path.read_bytes() for path in self.directory.rglob("ledger.*") if path.is_file()}
+        return [
+            f"a secret is in {path.name}: {text[:12]}…"
+            for path, content in kept.items()
+            for text in self.net.secrets
+            if text.encode() in content or text.encode().upper() in content
+        ]
 
 
 def _line(output: str, text: str) -> str:

@@ -61,6 +61,8 @@ class Dds:
         self.probes: list[int] = []
         self.registered: set[str] = set()
         self.capabilities: list[str] = []
+        self.offers: dict[str, list[str]] = {}
+        """By wallet, what each node last registered with."""
         self.max_concurrency = 1
         self.version = ""
         self.tokens: dict[str, NodeToken] = {}
@@ -161,6 +163,7 @@ class Dds:
         if self.max_concurrency < 1:
             raise Bad(400, "max_concurrency below 1")
         self.registered.add(wallet)
+        self.offers[wallet] = self.capabilities
         return Answer(200, b"", then=lambda: self._settled.add(wallet))
 
     def _credentials(self, body: dict[str, Any]) -> None:

@@ -56,6 +56,10 @@ class Task:
     leased_at: float = 0.0
     delivered: bool = False
     reported: bool = False
+    left: bool = False
+    """It was leased to a process that has ended, and the next one has not said that it knows of it."""
+    former: set[str] = field(default_factory=set)
+    """Wallets that had it before it was given elsewhere."""
     beats: list[float] = field(default_factory=list)
     """When the heartbeats of this attempt arrived; monotonic, the lease first."""
     accepted_beats: list[float] = field(default_factory=list)
@@ -119,6 +123,23 @@ class Dms:
         """As a user cancels a job: the next heartbeat's answer says so."""
         task.cancel_at = 0
 
+    def release(self, task: Task) -> None:
+        """Its lease runs out now."""
+        task.expires = 0.0
+        self._sweep()
+
+    def give_elsewhere(self, task: Task) -> None:
+        """Its lease has run out, and another node holds it."""
+        task.former.add(task.holder)
+        task.holder, task.expires = f"0x{0:040}", self.net.now() + 3600
+        task.attempts += 1
+
+    def restarted(self) -> None:
+        """The nodes are other processes from here on. What the ones before were told, these need not know."""
+        for task in self.tasks:
+            task.known_until = task.closed_at = task.cancelled_at = None
+            task.left = True
+
     # -- for the server
 
     def name(self, request: Request) -> None:
@@ -143,7 +164,7 @@ class Dms:
             task = next((task for task in self.tasks if task.id == request.task), None)
             body = json_body(self.net, request)
             if task is None or task.holder != wallet:
-                raise Bad(404, "a task of somebody else")
+                raise Bad(404, "a task of somebody else", fair=task is not None and wallet in task.former)
             if request.kind == "heartbeat":
                 return self._heartbeat(request, task, body)
             return self._report(request, task, body)
@@ -163,12 +184,13 @@ class Dms:
         if request.method != "GET" or request.body or set(request.query) - {"capability"}:
             raise Bad(400, f"an ask with query {request.query} and {len(request.body)} bytes")
         held = [task for task in self.tasks if task.active and not task.sticky]
-        running = [task for task in held if task.delivered and not task.reported and task.cancelled_at is None]
+        seen = [task for task in held if task.delivered and not task.left]
+        running = [task for task in seen if not task.reported and task.cancelled_at is None]
         if self.judge_slots and len(running) >= self.net.dds.max_concurrency:
             asyncio.get_running_loop().call_later(REPORT_SECS, self._judge, request, running)
         if self.one_active and len(held) >= self.net.dds.max_concurrency:
             return Answer(409, "an active lease exists")
-        offered = self.net.dds.capabilities
+        offered = self.net.dds.offers.get(wallet, self.net.dds.capabilities)
         task = next(
             (
                 task
@@ -192,7 +214,7 @@ class Dms:
     def _lease(self, task: Task, wallet: str) -> dict[str, Any]:
         task.state, task.holder = "leased", wallet
         task.attempts += 1
-        task.leased_at, task.delivered, task.reported = time.monotonic(), False, False
+        task.leased_at, task.delivered, task.reported, task.left = time.monotonic(), False, False, False
         task.beats, task.accepted_beats, task.known_until = [], [], None
         task.closed_at = task.cancelled_at = None
         return {
@@ -243,6 +265,7 @@ class Dms:
         from .network import Answer
 
         task.beats.append(request.at)
+        task.left = False
         if task.handed:
             task.known.append((request.at, task.handed[-1]))
         typed(body, {"progress": object, "events": list})
