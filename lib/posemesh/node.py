@@ -170,6 +170,7 @@ class Node:
         timeout: float | None = None,
         slots: int | None = None,
         resources: Mapping[str, int] | None = None,
+        restart: str = "replay",
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
@@ -182,7 +183,7 @@ class Node:
         declared = declare_runtime(
             capability,
             binary,
-            _terms(name, labels, timeout, slots, resources),
+            Terms.of(name, labels, timeout, slots, resources, restart),
             mode=mode,
             entrypoint=entrypoint,
             args=args,
