@@ -85,7 +85,7 @@ def ls(
     if as_json:
         click.echo(json.dumps(lines, indent=2))
     else:
-        _print_table([{**line, "why": line["delivery"]["problem"] or line["reason"]} for line in lines])
+        _print_table([{**line, "why": _why(line)} for line in lines])
     _complain([*lost, *lost_entries])
 
 
@@ -209,6 +209,12 @@ def _line(row: InputRow, delivery: OutboxRow | None) -> dict[str, Any]:
             "problem": delivery.problem if delivery else "",
         },
     }
+
+
+def _why(line: dict[str, Any]) -> str:
+    """What stood in a delivery's way until it was taken is of the past."""
+    problem = "" if line["state"] == "delivered" else line["delivery"]["problem"]
+    return str(problem or line["reason"])
 
 
 def _is(line: dict[str, Any], only: str) -> bool:
