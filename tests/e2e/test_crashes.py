@@ -247,7 +247,7 @@ def ended_by_kill(node: NodeProcess) -> bool:
 def test_forty_tasks_of_a_node_that_is_killed_a_dozen_times(world: World) -> None:
     net, rng = world.net, random.Random(7)
     net.dms.ttl = 3.0
-    tasks = [net.dms.add(QUICK, max_attempts=50, meta={"secs": number % 4 / 10})[0] for number in range(40)]
+    tasks = [net.dms.add(QUICK, max_attempts=50, meta={"secs": number % 4 / 20})[0] for number in range(40)]
     for life in range(13):
         node = (world.again if life else world.node)(RUNNER, MAX_CONCURRENCY=4)
         if life < 12:
@@ -293,6 +293,22 @@ def test_a_task_that_ends_its_node_each_time_is_failed(world: World) -> None:
     idle(world, node)
     assert reports(task) == ["fail"] and runs(world, task) == 3
     assert task.reason.startswith("killed: the node ended 3 times")
+    node.stop()
+
+
+@pytest.mark.slow
+def test_work_whose_lease_stands_without_a_token_is_given_back(world: World) -> None:
+    """No token is on record, and this service's heartbeats bring none."""
+    net = world.net
+    [task] = net.dms.add(LONG, ttl=60.0, mangle_beat=lambda answer: {})
+    node = world.node(RUNNER)
+    net.wait(lambda: task.events, 20, "it runs")
+    die(node)
+    node = world.again(RUNNER)
+    net.wait(lambda: task.state == "completed", 20, "completed under a lease of its own")
+    idle(world, node)
+    assert reports(task) == ["fail", "complete"] and task.reason.startswith("setup_failed: ")
+    assert runs(world, task) == task.attempts == 2, "nothing ran in vain"
     node.stop()
 
 

@@ -361,6 +361,16 @@ def test_a_lease_that_is_found_and_lacks_what_a_task_needs() -> None:
     assert names(made(COMMITTED)) == ["StartRunner"] and made.subject.task.domain_id == str(DOMAIN)
 
 
+def test_a_lease_that_is_found_and_gets_no_token_is_given_back() -> None:
+    """No token is ever on record; without one its artifacts would be refused when all the work is done."""
+    made = bench(recovered(access_token=None))
+    (commit,) = made(said())
+    assert isinstance(commit, CommitOutcome) and commit.outcome.code == "setup_failed"
+    assert made.state is FINISHING and not made.subject.ran
+    made = bench(recovered(access_token=None), said(access_token=Secret("new")))
+    assert made.state is ACCEPTED
+
+
 def test_a_lease_that_is_found_but_must_not_run_again_has_failed() -> None:
     made = bench()
     assert made(recovered(code="killed", problem="it ran")) == [outcome(OutcomeKind.FAILED, "killed", "it ran")]
