@@ -69,14 +69,14 @@ def test_work_under_way_runs_again_under_the_lease_that_stands(world: World) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stored", [False, True], ids=["unheard", "stored"])
-@pytest.mark.parametrize("capability", [QUICK, LARGE], ids=["one request", "a session"])
-def test_killed_during_an_upload(world: World, capability: str, stored: bool) -> None:
+@pytest.mark.parametrize(
+    ("capability", "kind", "stored"), [(QUICK, "create", True), (LARGE, "part", False), (LARGE, "finish", True)]
+)
+def test_killed_during_an_upload(world: World, capability: str, kind: str, stored: bool) -> None:
     net = world.net
     net.domain.request_max_bytes, net.domain.part_size = 2_000_000, 1_000_000
     [task] = net.dms.add(capability, ttl=60.0)
     dead: list[bool] = []
-    kind = "create" if capability == QUICK else "part" if not stored else "finish"
     if stored:
         net.hold = lambda request: (lambda: dead) if request.kind == kind and not dead else None
     else:
