@@ -81,11 +81,6 @@ class Link:
         return f"<Link {self._kept.pid} {len(self._running)} running>"
 
     @property
-    def problem(self) -> GolemError | None:
-        """What ended it; None as long as it serves."""
-        return self._problem
-
-    @property
     def commands(self) -> tuple[Command, ...]:
         """Those that run."""
         return tuple(self._running.values())
@@ -122,13 +117,15 @@ class Link:
         finally:
             await self.kill()
 
-    async def wait(self) -> None:
-        """Until it has ended, however that comes about; :attr:`problem` then says how."""
+    async def lost(self) -> GolemError:
+        """How it ended, once it has, told to or not."""
         assert self._reading is not None
         await asyncio.shield(self._reading)
+        assert self._problem is not None
+        return self._problem
 
     def on_end(self, told: Callable[[], None]) -> None:
-        """Call ``told`` when :meth:`wait` is over."""
+        """Call ``told`` when :meth:`lost` is over."""
         assert self._reading is not None
         self._reading.add_done_callback(lambda _: told())
 

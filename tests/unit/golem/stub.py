@@ -124,6 +124,8 @@ def run(id, pid, data):
             send(exited(pid))
         case "sleep":
             send(ran(id, pid), started(pid))
+        case "nap":
+            send(ran(id, pid), started(pid), wrote(pid, b"zzz\n"))
         case "twice":
             send(ran(id, 1), started(1))
         case "refuse":
