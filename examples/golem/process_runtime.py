@@ -41,7 +41,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from posemesh import golem
-from posemesh.golem.children import descendants
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -63,6 +62,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 class Process(NamedTuple):
     """``cpu_sec`` includes what it started and waited for."""
 
+    parent: int
     cpu_sec: float
     memory_bytes: int
 
@@ -153,10 +153,7 @@ class Programs:
     def cpu_sec(self) -> float:
         """Of all programs so far, and what they have started."""
         if time.monotonic() >= self._looked + LOOK_SECS:
-            living: dict[int, Process] = {}
-            for pid in descendants():
-                with suppress(OSError):  # it has ended meanwhile
-                    living[pid] = look(pid)
+            living = descendants()
             self.memory_peak = max(self.memory_peak, sum(each.memory_bytes for each in living.values()))
             self._cpu = {pid: each.cpu_sec for pid, each in living.items()}
             self._looked = time.monotonic()
@@ -168,7 +165,7 @@ class Programs:
         told: set[int] = set()
         for number, seconds in ((signal.SIGTERM, GRACE_SECS), (signal.SIGKILL, KILL_SECS)):
             deadline = time.monotonic() + seconds
-            while (living := descendants() | set(self._running)) and time.monotonic() < deadline:
+            while (living := {*descendants(), *self._running}) and time.monotonic() < deadline:
                 for pid in living - told if number == signal.SIGTERM else living:
                     told.add(pid)
                     with suppress(ProcessLookupError, PermissionError):
@@ -176,11 +173,25 @@ class Programs:
                 await asyncio.sleep(LOOK_SECS / 5)
 
 
-def look(pid: int) -> Process:
-    """What /proc says of a process (proc(5)). Raises OSError where it has ended."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        words = file.read().rpartition(b")")[2].split()
-    return Process(sum(map(int, words[11:15])) / TICKS, int(words[21]) * PAGE_BYTES)
+def descendants() -> dict[int, Process]:
+    """All that runs below this process, by number (proc(5)); nothing elsewhere than on Linux."""
+    seen: dict[int, Process] = {}
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.exists("/proc") else ()):
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # it may have ended meanwhile
+            words = file.read().rpartition(b")")[2].split()
+            if words[0] not in b"ZX":
+                cpu_sec = sum(map(int, words[11:15])) / TICKS
+                seen[int(name)] = Process(int(words[1]), cpu_sec, int(words[21]) * PAGE_BYTES)
+    below: dict[int, list[int]] = {}
+    for pid, process in seen.items():
+        below.setdefault(process.parent, []).append(pid)
+    found: dict[int, Process] = {}
+    todo = [os.getpid()]
+    while todo:
+        children = [pid for pid in below.get(todo.pop(), ()) if pid not in found]
+        found |= {pid: seen[pid] for pid in children}
+        todo += children
+    return found
 
 
 def own_peak_kib() -> int:
