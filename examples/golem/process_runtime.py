@@ -51,6 +51,8 @@ GRACE_SECS = 0.5
 """From SIGTERM to SIGKILL. A provider that goes itself kills its runtime after a second."""
 KILL_SECS = 1.0
 """What a SIGKILL has not ended by then is left: it waits for a disk, or runs as somebody else."""
+TELL_SECS = 0.3
+"""For what is left to tell of those that have ended."""
 LOOK_SECS = 0.05
 COUNT_SECS = 1.0
 GIB = 1 << 30
@@ -272,6 +274,7 @@ class ProcessRuntime(golem.Runtime):
         self._programs = Programs()
         self._commands: dict[int, Program] = {}
         self._counted = 0.0
+        self._followed: set[asyncio.Task[Any]] = set()
 
     async def deploy(self, ctx: golem.Context[Config]) -> golem.Deployed:
         for name in ctx.conf.volumes.values():
@@ -297,6 +300,8 @@ class ProcessRuntime(golem.Runtime):
 
     async def stop(self, ctx: golem.Context[Config]) -> None:
         await self._programs.end()
+        if self._followed:
+            await asyncio.wait(self._followed, timeout=TELL_SECS)
 
     async def _follow(
         self,
@@ -305,6 +310,10 @@ class ProcessRuntime(golem.Runtime):
         captures: tuple[golem.Output | None, golem.Output | None],
         served: bool,
     ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._followed.add(task)
+        task.add_done_callback(self._followed.discard)
         process, ended = program.process, program.ended
         assert process.stdout is not None and process.stderr is not None
         tails = [None if output is None else Tail(output.at_end or 0) for output in captures]
