@@ -156,16 +156,26 @@ class Link:
             async with asyncio.timeout(seconds):
                 await self._send(frame)
                 reply = await answer
-        except TimeoutError:
-            raise RuntimeSilent(step, self._silence(step, seconds), seconds) from None
+        except BaseException as error:
+            if isinstance(command, wire.RunProcess):
+                self._give_up(id, answer)
+            if isinstance(error, TimeoutError):
+                raise RuntimeSilent(step, self._silence(step, seconds), seconds) from None
+            raise
         finally:
             del self._asked[id]
-            if isinstance(command, wire.RunProcess) and not answer.done():
-                self._given_up.add(id)
             self._look_at_early()
         if isinstance(reply, wire.Error):
             raise RuntimeRefused(step, reply.code, reply.message, reply.context)
         return reply
+
+    def _give_up(self, id: int, answer: asyncio.Future[Any]) -> None:
+        """Nobody waits for this run any more, whether it has begun or not."""
+        if answer.cancelled() or not answer.done():
+            self._given_up.add(id)
+        elif answer.exception() is None and isinstance(command := answer.result(), Command):
+            command.drop()
+            self._end_late(command.pid)
 
     async def _send(self, frame: bytes) -> None:
         assert self._writer is not None
@@ -241,8 +251,7 @@ class Link:
         if id in self._given_up:
             self._given_up.discard(id)
             if isinstance(reply, wire.RunReply):
-                self._late.add(ending := self._loop.create_task(self._end_late(reply.pid)))
-                ending.add_done_callback(self._late.discard)
+                self._end_late(reply.pid)
             return
         command, answer = self._asked.get(id, (None, None))
         if answer is None or answer.done():
@@ -310,9 +319,15 @@ class Link:
         assert command.pid is not None
         await self.ask("kill", wire.KillProcess(pid=command.pid, signal=signal), wire.KillReply)
 
-    async def _end_late(self, pid: int) -> None:
-        with suppress(GolemError):
-            await self.ask("kill", wire.KillProcess(pid=pid, signal=9), wire.KillReply)
+    def _end_late(self, pid: int | None) -> None:
+        """Have a command ended that belongs to nobody."""
+
+        async def end() -> None:
+            with suppress(GolemError):
+                await self.ask("kill", wire.KillProcess(pid=pid or 0, signal=9), wire.KillReply)
+
+        self._late.add(ending := self._loop.create_task(end()))
+        ending.add_done_callback(self._late.discard)
 
 
 _STEPS: Final[dict[type[wire.Command], str]] = {

@@ -202,6 +202,8 @@ def serve(be):
         elif key == 0x5A and be == "unkillable":
             send(error(id, 1, "Not supported"))
         elif key == 0x5A:
+            sys.stderr.write(f"kill {rest[2]}\n")
+            sys.stderr.flush()
             send(done(id, 0x5A), exited(rest[2], 1))
         elif key == 0x62:
             if be == "stubborn":
