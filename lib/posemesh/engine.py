@@ -112,7 +112,7 @@ class _Work:
 
 
 def _is_new(event: Event) -> TypeGuard[LeaseOffered | LeaseUnreadable]:
-    return isinstance(event, LeaseOffered | LeaseUnreadable) and not event.lease
+    return isinstance(event, (LeaseOffered, LeaseUnreadable)) and not event.lease
 
 
 class Engine:
@@ -344,7 +344,8 @@ class Engine:
         if (seen := (self.auth.generation, self.poller.state)) != self._seen:
             self._seen = seen
             work.fresh.update(dict.fromkeys(self._tasks))
-        work.fresh.update(dict.fromkeys(self._claims.waiting))
+        if self._claims.waiting:
+            work.fresh.update(dict.fromkeys(self._claims.waiting))
         while rule is None and work.fresh:
             key = next(iter(work.fresh))
             task = self._tasks[key]

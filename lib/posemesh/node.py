@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
@@ -307,6 +308,7 @@ class Node:
         try:
             await self._open(config, ThreadOffload, DEFAULT_PORT if config.node_port is None else config.node_port)
             heed()
+            gc.freeze()  # what is here by now stays: the collector need not look at it again, some 6 % of a quick task
             await self._running().left
         finally:
             await self._close()
