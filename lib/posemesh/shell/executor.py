@@ -141,12 +141,17 @@ class Executor:
         """
         while work is not None:
             event = await self._answer(*work)
-            self._goes_on = len(self._jobs) == 1
+            self._goes_on = len(self._jobs) == 1 and not self._is_cancelled()
             try:
                 self._post(event)
             finally:
                 self._goes_on = False
             work, self._next = self._next, None
+
+    def _is_cancelled(self) -> bool:
+        """The loop is being torn down around the node: what follows must not hold that up."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     async def _answer(self, command: Answered, commit: Awaitable[None] | None) -> Event:
         try:

@@ -165,7 +165,7 @@ class _ThreadRun:
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self._loop = loop
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[BaseException | None] | None = None
         self._cancelled = False
         begun.add(lambda: self._begin(factory, ended))
 
@@ -173,12 +173,10 @@ class _ThreadRun:
         if self._cancelled:
             ended(asyncio.CancelledError())
             return
-        self._task = self._loop.create_task(self._run(factory, ended))
-        self._task.add_done_callback(lambda done: ended(asyncio.CancelledError()) if done.cancelled() else None)
-
-    async def _run(self, factory: Factory, ended: Callable[[BaseException | None], None]) -> None:
-        """A task that was cancelled before its first step never gets here: that is the callback's to tell."""
-        ended(await _guarded(factory))
+        self._task = self._loop.create_task(_guarded(factory))
+        self._task.add_done_callback(
+            lambda done: ended(asyncio.CancelledError() if done.cancelled() else done.result())
+        )
 
     def cancel(self) -> None:
         self._cancelled = True
