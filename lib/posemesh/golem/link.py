@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, TypeVar
 
 from posemesh.golem._process import READ_BYTES, Place, Tail, begin, ended, reading
@@ -35,8 +35,11 @@ R = TypeVar("R", bound=wire.Message)
 class Link:
     """Made by :meth:`open`; :meth:`close` ends the runtime."""
 
-    def __init__(self, kept: Kept, place: Place, tail: Tail, reply_seconds: float) -> None:
+    def __init__(
+        self, kept: Kept, writer: asyncio.StreamWriter, place: Place, tail: Tail, reply_seconds: float
+    ) -> None:
         self._kept = kept
+        self._writer = writer
         self._log = place.log
         self._tail = tail
         self._reply_seconds = reply_seconds
@@ -53,28 +56,26 @@ class Link:
         self._problem: GolemError | None = None
         self._closing = False
         self._reading: asyncio.Task[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
 
     @classmethod
     async def open(cls, argv: Sequence[str], place: Place, reply_seconds: float) -> Link:
         """Start the runtime, which may take ``reply_seconds`` for each reply where a request says nothing else. Raises
         RuntimeEnded where it cannot be started.
         """
-        theirs, requests = os.pipe()
-        replies, answers = os.pipe()
         tail = Tail(place.log)
-        try:
-            kept = await begin("start", argv, place, tail.take, {"stdin": theirs, "stdout": answers})
-        except BaseException:
-            os.close(requests)
-            os.close(replies)
-            raise
-        finally:
-            os.close(theirs)
-            os.close(answers)
-        link = cls(kept, place, tail, reply_seconds)
-        link._writer = await _writing(requests)
-        link._reading = link._loop.create_task(link._read(*await reading(replies)))
+        with ExitStack() as theirs, ExitStack() as ours:  # nothing is waited for once it has begun
+            replies, answers = os.pipe()
+            theirs.callback(os.close, answers)
+            reader, transport = await reading(replies)
+            ours.callback(transport.close)
+            wanted, requests = os.pipe()
+            theirs.callback(os.close, wanted)
+            writer = await _writing(requests)
+            ours.callback(writer.close)
+            kept = await begin("start", argv, place, tail.take, {"stdin": wanted, "stdout": answers})
+            ours.pop_all()
+        link = cls(kept, writer, place, tail, reply_seconds)
+        link._reading = link._loop.create_task(link._read(reader, transport))
         return link
 
     def __repr__(self) -> str:
@@ -110,7 +111,7 @@ class Link:
                 try:
                     await self.ask("stop", wire.Shutdown(), wire.ShutdownReply, seconds)
                 finally:
-                    self._end_input()
+                    self._writer.close()
                 await self._kept.wait()
         except (TimeoutError, RuntimeEnded, RuntimeGarbled):
             pass  # it is ended all the same
@@ -135,7 +136,7 @@ class Link:
         await self._kept.kill()
         if self._reading is not None:
             await self._reading
-        self._end_input()
+        self._writer.close()
 
     def _begin_to_close(self) -> None:
         self._closing = True
@@ -178,7 +179,6 @@ class Link:
             self._end_late(command.pid)
 
     async def _send(self, frame: bytes) -> None:
-        assert self._writer is not None
         with suppress(ConnectionError):  # whoever reads its stdout finds that it is gone
             self._writer.write(frame)
             await self._writer.drain()
@@ -189,10 +189,6 @@ class Link:
             text += f"; its stdout ends in {self._frames.waiting} bytes of a frame, where nothing but frames belongs"
         unread = [command.pid for command in self.commands if command.is_full()]
         return f"{text}; the output of its commands {unread} is not read" if unread else text
-
-    def _end_input(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
     # --- Replies and events -----------------------------------------------------------------------------------------
 

@@ -458,6 +458,24 @@ def test_a_cancelled_step_leaves_nothing(stub: Stub) -> None:
     finished(test)
 
 
+def test_a_start_that_is_cancelled_anywhere_leaves_nothing(stub: Stub) -> None:
+    """Once it could be left, where it had begun and its pipes were not yet connected."""
+
+    async def test() -> None:
+        for turns in range(0, 40, 3):
+            runtime = stub.supervisor("mute")
+            await runtime.deploy()
+            starting = asyncio.create_task(runtime.start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await runtime.stop()
+            with pytest.raises(GolemError):
+                await starting
+            assert not stub.living()
+
+    finished(test)
+
+
 def test_a_killed_supervisor_leaves_nothing(stub: Stub) -> None:
     pid = os.fork()
     if pid == 0:
