@@ -19,6 +19,7 @@ from posemesh.golem.supervisor import (
     CommandLine,
     Event,
     Output,
+    RuntimeEnded,
     RuntimeMode,
     RuntimeRefused,
     Supervisor,
@@ -38,7 +39,8 @@ class Debugger:
         self._runtime = Supervisor(line, mode=mode, log=self._show)
         self._command: Command | None = None
         self._left = asyncio.Event()
-        self._killing: asyncio.Future[None] | None = None
+        self._killed: Command | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._at_start = True
         """Whether the cursor is where a line begins."""
 
@@ -77,22 +79,28 @@ class Debugger:
         try:
             async for event in command:
                 self._show(event)
+        except RuntimeEnded:
+            if not self._left.is_set():
+                raise
         finally:
             self._command = None
         if command.code:
             self._tell(f"command failed with code {command.code}")
 
     def _interrupted(self) -> None:
-        if self._command is None:
-            self._left.set()
-        else:
-            self._killing = asyncio.ensure_future(self._kill(self._command))
+        if self._command is not None and self._command is not self._killed:
+            self._killed = self._command
+            self._ending = asyncio.ensure_future(self._kill(self._command))
+            return
+        self._left.set()
+        if self._command is not None:
+            self._ending = asyncio.ensure_future(self._runtime.stop())
 
     async def _kill(self, command: Command) -> None:
         try:
             await command.kill()
         except RuntimeRefused as error:
-            self._tell(f"{error}; C-d stops the runtime, once the command has ended")
+            self._tell(f"{error}; C-c again stops the runtime")
 
     async def _next_line(self) -> str | None:
         """None at the end of the input. Raises what the runtime ended with, where it does so first."""

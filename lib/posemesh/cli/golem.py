@@ -74,7 +74,8 @@ def debug(
 ) -> None:
     """Deploy and start a runtime, and run each line of the input as a command of it.
 
-    What commands write is shown as it comes, counters and states on stderr. C-c kills a command, C-d stops the runtime.
+    What commands write is shown as it comes, counters and states on stderr. C-c kills a command, a
+    second one the runtime; C-d stops that.
     """
     with tempfile.TemporaryDirectory(prefix="posemesh-golem-", ignore_cleanup_errors=True) as temporary:
         line = CommandLine(

@@ -9,6 +9,7 @@ import select
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,12 @@ def test_what_goes_wrong_is_told_in_one_line(stub: Path, lines: str, be: str, te
     assert code == 1 and text in err
 
 
-def test_on_a_terminal_there_is_a_prompt_a_kill_and_an_end(stub: Path) -> None:
+@contextmanager
+def on_a_terminal(stub: Path, *args: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The terminal of the program, and the program."""
     ours, theirs = pty.openpty()
     program = subprocess.Popen(
-        [*PROGRAM, "debug", "--exec-mode", "exec", "--", str(stub)],
+        [*PROGRAM, "debug", "--exec-mode", "exec", "--", str(stub), *args],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -107,21 +110,37 @@ def test_on_a_terminal_there_is_a_prompt_a_kill_and_an_end(stub: Path) -> None:
     )
     os.close(theirs)
     try:
-        seen = read_until(ours, b"> ")
-        assert b"started; C-d stops it" in seen
-        os.write(ours, b"echo some words\n")
-        assert b"some words\r\n> " in read_until(ours, b"words\r\n> ")
-        os.write(ours, b"nap\n")
-        read_until(ours, b"zzz")
-        os.write(ours, b"\x03")
-        assert b"command failed with code 1" in read_until(ours, b"\n> ")
-        os.write(ours, b"\x04")
-        assert b"stopped" in read_until(ours, b"stopped")
-        assert program.wait(LIMIT_SECS) == 0
+        yield ours, program
     finally:
         program.kill()
         program.wait()
         os.close(ours)
+
+
+def test_on_a_terminal_there_is_a_prompt_a_kill_and_an_end(stub: Path) -> None:
+    with on_a_terminal(stub) as (terminal, program):
+        assert b"started; C-d stops it" in read_until(terminal, b"> ")
+        os.write(terminal, b"echo some words\n")
+        read_until(terminal, b"some words\r\n> ")
+        os.write(terminal, b"nap\n")
+        read_until(terminal, b"zzz")
+        os.write(terminal, b"\x03")
+        assert b"command failed with code 1" in read_until(terminal, b"\n> ")
+        os.write(terminal, b"\x04")
+        read_until(terminal, b"stopped")
+        assert program.wait(LIMIT_SECS) == 0
+
+
+def test_a_command_that_cannot_be_killed_is_ended_with_its_runtime(stub: Path) -> None:
+    with on_a_terminal(stub, "--be", "unkillable") as (terminal, program):
+        read_until(terminal, b"> ")
+        os.write(terminal, b"nap\n")
+        read_until(terminal, b"zzz")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"C-c again stops the runtime")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"stopped")
+        assert program.wait(LIMIT_SECS) == 0
 
 
 def take_terminal(number: int) -> None:
