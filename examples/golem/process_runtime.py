@@ -41,7 +41,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from posemesh import golem
-from posemesh.golem.children import descendants
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -52,6 +51,8 @@ GRACE_SECS = 0.5
 """From SIGTERM to SIGKILL. A provider that goes itself kills its runtime after a second."""
 KILL_SECS = 1.0
 """What a SIGKILL has not ended by then is left: it waits for a disk, or runs as somebody else."""
+TELL_SECS = 0.3
+"""For what is left to tell of those that have ended."""
 LOOK_SECS = 0.05
 COUNT_SECS = 1.0
 GIB = 1 << 30
@@ -63,6 +64,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 class Process(NamedTuple):
     """``cpu_sec`` includes what it started and waited for."""
 
+    parent: int
     cpu_sec: float
     memory_bytes: int
 
@@ -153,10 +155,7 @@ class Programs:
     def cpu_sec(self) -> float:
         """Of all programs so far, and what they have started."""
         if time.monotonic() >= self._looked + LOOK_SECS:
-            living: dict[int, Process] = {}
-            for pid in descendants():
-                with suppress(OSError):  # it has ended meanwhile
-                    living[pid] = look(pid)
+            living = descendants()
             self.memory_peak = max(self.memory_peak, sum(each.memory_bytes for each in living.values()))
             self._cpu = {pid: each.cpu_sec for pid, each in living.items()}
             self._looked = time.monotonic()
@@ -168,7 +167,7 @@ class Programs:
         told: set[int] = set()
         for number, seconds in ((signal.SIGTERM, GRACE_SECS), (signal.SIGKILL, KILL_SECS)):
             deadline = time.monotonic() + seconds
-            while (living := descendants() | set(self._running)) and time.monotonic() < deadline:
+            while (living := {*descendants(), *self._running}) and time.monotonic() < deadline:
                 for pid in living - told if number == signal.SIGTERM else living:
                     told.add(pid)
                     with suppress(ProcessLookupError, PermissionError):
@@ -176,11 +175,25 @@ class Programs:
                 await asyncio.sleep(LOOK_SECS / 5)
 
 
-def look(pid: int) -> Process:
-    """What /proc says of a process (proc(5)). Raises OSError where it has ended."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        words = file.read().rpartition(b")")[2].split()
-    return Process(sum(map(int, words[11:15])) / TICKS, int(words[21]) * PAGE_BYTES)
+def descendants() -> dict[int, Process]:
+    """All that runs below this process, by number (proc(5)); nothing elsewhere than on Linux."""
+    seen: dict[int, Process] = {}
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.exists("/proc") else ()):
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # it may have ended meanwhile
+            words = file.read().rpartition(b")")[2].split()
+            if words[0] not in b"ZX":
+                cpu_sec = sum(map(int, words[11:15])) / TICKS
+                seen[int(name)] = Process(int(words[1]), cpu_sec, int(words[21]) * PAGE_BYTES)
+    below: dict[int, list[int]] = {}
+    for pid, process in seen.items():
+        below.setdefault(process.parent, []).append(pid)
+    found: dict[int, Process] = {}
+    todo = [os.getpid()]
+    while todo:
+        children = [pid for pid in below.get(todo.pop(), ()) if pid not in found]
+        found |= {pid: seen[pid] for pid in children}
+        todo += children
+    return found
 
 
 def own_peak_kib() -> int:
@@ -261,6 +274,7 @@ class ProcessRuntime(golem.Runtime):
         self._programs = Programs()
         self._commands: dict[int, Program] = {}
         self._counted = 0.0
+        self._followed: set[asyncio.Task[Any]] = set()
 
     async def deploy(self, ctx: golem.Context[Config]) -> golem.Deployed:
         for name in ctx.conf.volumes.values():
@@ -286,6 +300,8 @@ class ProcessRuntime(golem.Runtime):
 
     async def stop(self, ctx: golem.Context[Config]) -> None:
         await self._programs.end()
+        if self._followed:
+            await asyncio.wait(self._followed, timeout=TELL_SECS)
 
     async def _follow(
         self,
@@ -294,6 +310,10 @@ class ProcessRuntime(golem.Runtime):
         captures: tuple[golem.Output | None, golem.Output | None],
         served: bool,
     ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._followed.add(task)
+        task.add_done_callback(self._followed.discard)
         process, ended = program.process, program.ended
         assert process.stdout is not None and process.stderr is not None
         tails = [None if output is None else Tail(output.at_end or 0) for output in captures]

@@ -71,12 +71,12 @@ class _Work:
 
 
 def _is_new(event: Event) -> TypeGuard[LeaseOffered | LeaseUnreadable | LeaseRecovered | OutcomeRecovered]:
-    return isinstance(event, LeaseOffered | LeaseUnreadable) and not event.lease or _is_recovered(event)
+    return isinstance(event, (LeaseOffered, LeaseUnreadable)) and not event.lease or _is_recovered(event)
 
 
 def _is_recovered(event: Event) -> TypeGuard[LeaseRecovered | OutcomeRecovered]:
     """It comes with a number of its own, below that of the first lease."""
-    return isinstance(event, LeaseRecovered | OutcomeRecovered)
+    return isinstance(event, (LeaseRecovered, OutcomeRecovered))
 
 
 class Engine:
@@ -322,7 +322,8 @@ class Engine:
         if (seen := (self.auth.generation, self.poller.state)) != self._seen:
             self._seen = seen
             work.fresh.update(dict.fromkeys(self._tasks))
-        work.fresh.update(dict.fromkeys(self._claims.waiting))
+        if self._claims.waiting:
+            work.fresh.update(dict.fromkeys(self._claims.waiting))
         while rule is None and work.fresh:
             key = next(iter(work.fresh))
             task = self._tasks[key]

@@ -261,9 +261,9 @@ class Runtime:
     def _execute(self, command: Command) -> None:
         self._executor.execute(command)
 
-    def _observe(self, record: Moved) -> None:
-        self._observer.moved(record)
-        if record.machine == "auth" and record.dest == "signed_in" and not self.ready.done():
+    def _observe(self, records: Sequence[Moved]) -> None:
+        self._observer.moved(records)
+        if not self.ready.done() and any(each.machine == "auth" and each.dest == "signed_in" for each in records):
             self.ready.set_result(None)
 
     def _leave(self, error: NodeStartError | None) -> None:

@@ -38,8 +38,9 @@ _SECRET_CHARS_MIN: Final = 6
 _FORMS: Final = (
     ("bearer", re.compile(r"(?i)\bbearer\s+[^\s\"'\\,;)\]}]+"), "Bearer ***"),
     ("eyj", re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a JSON Web Token
-    ("", re.compile(r"(?<![0-9a-fA-F])(?:0x)?[0-9a-fA-F]{64}(?![0-9a-fA-F])"), "***"),  # a private key in hex
 )
+_KEY: Final = re.compile(r"(?<![0-9a-fA-F])(?:0x)?[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # a private key in hex
+_LONG_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")  # a third of the time, in a line that holds none
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line of others' making must stay one line
 
@@ -75,7 +76,7 @@ def scrub(text: str) -> str:
     for sign, form, instead in _FORMS:
         if sign in lower:
             text = form.sub(instead, text)
-    return text
+    return _KEY.sub("***", text) if _LONG_HEX.search(text) else text
 
 
 @functools.cache
@@ -165,7 +166,9 @@ def _json_line(record: Any) -> str:
 
 def _text_line(record: Any) -> str:
     extras = "".join(f"  {name}={value}" for name, value in record["extra"].items())
-    said = _CONTROL.sub(lambda found: repr(found[0])[1:-1], f"{record['message']}{extras}")
+    said = f"{record['message']}{extras}"
+    if not said.isprintable():
+        said = _CONTROL.sub(lambda found: repr(found[0])[1:-1], said)
     line = f"{_time(record)} {record['level'].name:<8} {said}"
     return line if record["exception"] is None else f"{line}\n{_exception(record)}"
 

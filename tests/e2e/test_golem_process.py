@@ -395,6 +395,14 @@ def test_a_shutdown_is_answered_when_nothing_is_left(runtime: Runtime, crowd: li
     assert runtime.ask(wire.Hello()) == runtime.ask(wire.Hello())
 
 
+def test_a_shutdown_tells_how_all_of_many_ended(runtime: Runtime) -> None:
+    """They end at once, and the runtime may not cut short what it has to say of them."""
+    pids = [runtime.run("/bin/sleep", "1000") for _ in range(100)]
+    assert runtime.ask(wire.Shutdown()) == wire.ShutdownReply()
+    codes = {runtime.exit(pid) for pid in pids}
+    assert codes <= {TERMINATED, KILLED}
+
+
 def test_programs_run_after_a_shutdown_too(runtime: Runtime) -> None:
     """The protocol lets them, and the next shutdown ends them."""
     assert runtime.ask(wire.Shutdown()) == wire.ShutdownReply()

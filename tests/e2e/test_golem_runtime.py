@@ -49,6 +49,11 @@ def does(home: Path, what: str) -> None:
     path.write_text(json.dumps({"does": what}))
 
 
+def child_is_gone(home: Path) -> None:
+    child = int((home / "child").read_text())
+    until(lambda: not is_alive(child), "end of the child")
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[Runtime]:
     with serving(ODD, tmp_path) as runtime:
@@ -205,11 +210,10 @@ def test_a_signal_ends_one_subcommand_and_its_children(home: Path, command: str)
     argv = [sys.executable, str(ODD), *command.split()]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         until((home / "child").exists, "a child")
-        child = int((home / "child").read_text())
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM
         assert process.stdout is not None and process.stdout.read() == b""
-    assert not is_alive(child)
+    child_is_gone(home)
 
 
 # --- What servers say -----------------------------------------------------------------------------------------------
@@ -291,14 +295,14 @@ def test_whichever_way_it_ends_it_is_stopped_and_no_child_is_left(
     assert in_time(time.monotonic() - began, END_SECS)
     assert odd.exit(pid) == 1
     assert (home / "stopped").exists()
-    assert not is_alive(int((home / "child").read_text()))
+    child_is_gone(home)
 
 
 def test_after_the_reply_to_a_shutdown_no_child_is_left_and_it_serves_on(odd: Runtime, home: Path) -> None:
     pid = odd.run("child", "child")
     until((home / "child").exists, "a child")
     shuts_down(odd)
-    assert not is_alive(int((home / "child").read_text()))
+    child_is_gone(home)
     assert odd.exit(pid) == 1
     assert odd.exit(odd.run("x", "y")) == 0
     shuts_down(odd)
@@ -340,7 +344,7 @@ def test_a_signal_during_the_start_is_a_start_that_failed(home: Path) -> None:
         runtime.process.terminate()
         assert runtime.exit_code() == 1
         assert runtime.said == []
-    assert not is_alive(int((home / "child").read_text()))
+    child_is_gone(home)
 
 
 @pytest.mark.parametrize("garbage", ["ff" * 12, "07080212030a01ff", "0b0802"])

@@ -66,6 +66,7 @@ TESTED_IN = {
     "cli": "cli/test_cli.py",
     "cli.diagram": "cli/test_cli.py",
     "cli.run": "cli/test_cli.py",
+    "cli._debugger": "cli/test_golem.py",
     "cli._client": "cli/test_submit.py",
     "cli._progress": "cli/test_submit.py",
     # The two ends of a child do nothing without each other.

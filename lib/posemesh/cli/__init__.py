@@ -24,6 +24,7 @@ _WRONG_USAGE: Final = 2
 _COMMANDS: Final = {
     "devnet": "A whole local network: DDS, DMS and a domain server on loopback.",
     "diagram": "The machines' tables: write their page, check it, or print them.",
+    "golem": "Golem runtimes: try one by hand, and describe it to a provider.",
     "ledger": "What a ledger has on record: what was leased, how it ended, what waits.",
     "run": "Run a node.",
     "submit": "Submit a job, and see it through.",

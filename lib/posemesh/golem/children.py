@@ -67,9 +67,11 @@ async def end_all(grace: float, patience: float = 0.5) -> None:
         _send(living - asked, signal.SIGTERM)
         asked |= living
         await asyncio.sleep(LOOK_SECS)
-    deadline += patience
-    while living and time.monotonic() < deadline:
+    deadline = time.monotonic() + patience
+    while living:  # once at least, however late it is
         _send(living, signal.SIGKILL)
+        if time.monotonic() >= deadline:
+            return
         await asyncio.sleep(LOOK_SECS)
         living = family.living()
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, TypeVar
 
 from posemesh.golem._process import READ_BYTES, Place, Tail, begin, ended, reading
@@ -35,8 +35,11 @@ R = TypeVar("R", bound=wire.Message)
 class Link:
     """Made by :meth:`open`; :meth:`close` ends the runtime."""
 
-    def __init__(self, kept: Kept, place: Place, tail: Tail, reply_seconds: float) -> None:
+    def __init__(
+        self, kept: Kept, writer: asyncio.StreamWriter, place: Place, tail: Tail, reply_seconds: float
+    ) -> None:
         self._kept = kept
+        self._writer = writer
         self._log = place.log
         self._tail = tail
         self._reply_seconds = reply_seconds
@@ -53,37 +56,30 @@ class Link:
         self._problem: GolemError | None = None
         self._closing = False
         self._reading: asyncio.Task[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
 
     @classmethod
     async def open(cls, argv: Sequence[str], place: Place, reply_seconds: float) -> Link:
         """Start the runtime, which may take ``reply_seconds`` for each reply where a request says nothing else. Raises
         RuntimeEnded where it cannot be started.
         """
-        theirs, requests = os.pipe()
-        replies, answers = os.pipe()
         tail = Tail(place.log)
-        try:
-            kept = await begin("start", argv, place, tail.take, {"stdin": theirs, "stdout": answers})
-        except BaseException:
-            os.close(requests)
-            os.close(replies)
-            raise
-        finally:
-            os.close(theirs)
-            os.close(answers)
-        link = cls(kept, place, tail, reply_seconds)
-        link._writer = await _writing(requests)
-        link._reading = link._loop.create_task(link._read(*await reading(replies)))
+        with ExitStack() as theirs, ExitStack() as ours:  # nothing is waited for once it has begun
+            replies, answers = os.pipe()
+            theirs.callback(os.close, answers)
+            reader, transport = await reading(replies)
+            ours.callback(transport.close)
+            wanted, requests = os.pipe()
+            theirs.callback(os.close, wanted)
+            writer = await _writing(requests)
+            ours.callback(writer.close)
+            kept = await begin("start", argv, place, tail.take, {"stdin": wanted, "stdout": answers})
+            ours.pop_all()
+        link = cls(kept, writer, place, tail, reply_seconds)
+        link._reading = link._loop.create_task(link._read(reader, transport))
         return link
 
     def __repr__(self) -> str:
         return f"<Link {self._kept.pid} {len(self._running)} running>"
-
-    @property
-    def problem(self) -> GolemError | None:
-        """What ended it; None as long as it serves."""
-        return self._problem
 
     @property
     def commands(self) -> tuple[Command, ...]:
@@ -115,20 +111,22 @@ class Link:
                 try:
                     await self.ask("stop", wire.Shutdown(), wire.ShutdownReply, seconds)
                 finally:
-                    self._end_input()
+                    self._writer.close()
                 await self._kept.wait()
         except (TimeoutError, RuntimeEnded, RuntimeGarbled):
             pass  # it is ended all the same
         finally:
             await self.kill()
 
-    async def wait(self) -> None:
-        """Until it has ended, however that comes about; :attr:`problem` then says how."""
+    async def lost(self) -> GolemError:
+        """How it ended, once it has, told to or not."""
         assert self._reading is not None
         await asyncio.shield(self._reading)
+        assert self._problem is not None
+        return self._problem
 
     def on_end(self, told: Callable[[], None]) -> None:
-        """Call ``told`` when :meth:`wait` is over."""
+        """Call ``told`` when :meth:`lost` is over."""
         assert self._reading is not None
         self._reading.add_done_callback(lambda _: told())
 
@@ -138,7 +136,7 @@ class Link:
         await self._kept.kill()
         if self._reading is not None:
             await self._reading
-        self._end_input()
+        self._writer.close()
 
     def _begin_to_close(self) -> None:
         self._closing = True
@@ -159,19 +157,28 @@ class Link:
             async with asyncio.timeout(seconds):
                 await self._send(frame)
                 reply = await answer
-        except TimeoutError:
-            raise RuntimeSilent(step, self._silence(step, seconds), seconds) from None
+        except BaseException as error:
+            if isinstance(command, wire.RunProcess):
+                self._give_up(id, answer)
+            if isinstance(error, TimeoutError):
+                raise RuntimeSilent(step, self._silence(step, seconds), seconds) from None
+            raise
         finally:
             del self._asked[id]
-            if isinstance(command, wire.RunProcess) and not answer.done():
-                self._given_up.add(id)
             self._look_at_early()
         if isinstance(reply, wire.Error):
             raise RuntimeRefused(step, reply.code, reply.message, reply.context)
         return reply
 
+    def _give_up(self, id: int, answer: asyncio.Future[Any]) -> None:
+        """Nobody waits for this run any more, whether it has begun or not."""
+        if answer.cancelled() or not answer.done():
+            self._given_up.add(id)
+        elif answer.exception() is None and isinstance(command := answer.result(), Command):
+            command.drop()
+            self._end_late(command.pid)
+
     async def _send(self, frame: bytes) -> None:
-        assert self._writer is not None
         with suppress(ConnectionError):  # whoever reads its stdout finds that it is gone
             self._writer.write(frame)
             await self._writer.drain()
@@ -182,10 +189,6 @@ class Link:
             text += f"; its stdout ends in {self._frames.waiting} bytes of a frame, where nothing but frames belongs"
         unread = [command.pid for command in self.commands if command.is_full()]
         return f"{text}; the output of its commands {unread} is not read" if unread else text
-
-    def _end_input(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
     # --- Replies and events -----------------------------------------------------------------------------------------
 
@@ -244,8 +247,7 @@ class Link:
         if id in self._given_up:
             self._given_up.discard(id)
             if isinstance(reply, wire.RunReply):
-                self._late.add(ending := self._loop.create_task(self._end_late(reply.pid)))
-                ending.add_done_callback(self._late.discard)
+                self._end_late(reply.pid)
             return
         command, answer = self._asked.get(id, (None, None))
         if answer is None or answer.done():
@@ -313,9 +315,15 @@ class Link:
         assert command.pid is not None
         await self.ask("kill", wire.KillProcess(pid=command.pid, signal=signal), wire.KillReply)
 
-    async def _end_late(self, pid: int) -> None:
-        with suppress(GolemError):
-            await self.ask("kill", wire.KillProcess(pid=pid, signal=9), wire.KillReply)
+    def _end_late(self, pid: int | None) -> None:
+        """Have a command ended that belongs to nobody."""
+
+        async def end() -> None:
+            with suppress(GolemError):
+                await self.ask("kill", wire.KillProcess(pid=pid or 0, signal=9), wire.KillReply)
+
+        self._late.add(ending := self._loop.create_task(end()))
+        ending.add_done_callback(self._late.discard)
 
 
 _STEPS: Final[dict[type[wire.Command], str]] = {

@@ -54,11 +54,11 @@ __all__ = (
     "Deployment",
     "Event",
     "GolemError",
-    "RuntimeMode",
     "Offer",
     "Output",
     "RuntimeEnded",
     "RuntimeGarbled",
+    "RuntimeMode",
     "RuntimeRefused",
     "RuntimeSilent",
     "State",
@@ -150,6 +150,12 @@ class Supervisor:
         self._take(events.DeployAsked())
         return await self._under_way("deploy", self._deploy(args), events.DeployEnded(), events.DeployFailed())
 
+    def reuse(self, mode: RuntimeMode = RuntimeMode.SERVER) -> None:
+        """Take the work directory as one that was deployed before."""
+        self._take(events.DeployAsked())
+        self._take(events.DeployEnded())
+        self._mode = mode
+
     async def start(self, args: Sequence[str] = ()) -> bytes:
         """Have it become ready for commands: what it printed of that, or said before it was asked anything."""
         self._take(events.StartAsked())
@@ -199,10 +205,12 @@ class Supervisor:
             self._stopping = asyncio.ensure_future(self._stop(self.timeouts.stop if seconds is None else seconds))
         await asyncio.shield(self._stopping)
 
-    async def wait(self) -> None:
-        """Until a runtime that serves is gone, told to or not. At once where none is there."""
-        if self._link is not None:
-            await self._link.wait()
+    async def lost(self) -> GolemError:
+        """What a runtime that serves ended with, once it has. Never returns where none does."""
+        if self._link is None:
+            await asyncio.Event().wait()
+        assert self._link is not None
+        return await self._link.lost()
 
     async def __aenter__(self) -> Self:
         return self
@@ -247,8 +255,11 @@ class Supervisor:
         return replace(deployed, mode=self._mode)
 
     async def _start(self, args: Sequence[str]) -> bytes:
-        place = self._place(self.line.workdir)
-        return _ended_well(await run_to_end("start", self.line.start(args), place, self.timeouts.start))
+        argv, place = self.line.start(args), self._place(self.line.workdir)
+        said = _ended_well(await run_to_end("start", argv, place, self.timeouts.start))
+        if said:
+            self._log(Output("stdout", said))
+        return said
 
     async def _serve(self, args: Sequence[str]) -> bytes:
         said = bytearray()

@@ -154,15 +154,14 @@ class _Row(Transition):
 
     def __init__(self, *args: Any, edge: Edge, state: State, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.edge = edge
-        self.state = state
+        self.when, self.do, self.goes_to = edge.when, edge.do, edge.dest
         self.told: tuple[str, str, str, str] = (state.value, edge.event.__name__, (edge.dest or state).value, edge.why)
         self.story = "{} --{}--> {}".format(*self.told)
 
     def take(self, subject: Any, step: Tick[Any]) -> list[Command]:
         """Move ``subject``: the commands that follow."""
-        edge, commands = self.edge, []
-        for action in edge.do:
+        commands: list[Command] = []
+        for action in self.do:
             done = action(subject, step)
             if done is None:
                 continue
@@ -170,8 +169,8 @@ class _Row(Transition):
                 commands.append(done)
             else:
                 commands.extend(done)
-        if edge.dest is not None:
-            subject.state = edge.dest
+        if self.goes_to is not None:
+            subject.state = self.goes_to
             subject.since = step.now
         return commands
 
@@ -231,8 +230,7 @@ class Lifecycle(Generic[S]):
         """
         event, source = type(step.event), subject.state
         for row in self._rows.get((source, event), ()):
-            guard = row.edge.when
-            if guard is None or guard(subject, step):
+            if row.when is None or row.when(subject, step):
                 break
         else:
             raise IllegalTransition(self.name, source.value, event.__name__, tuple(subject.story))

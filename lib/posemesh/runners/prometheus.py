@@ -22,6 +22,8 @@ REQUEST_MS: Final = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 LABELS_MAX: Final = 32
 """A label takes so many values; all others count as ``other``. What fills a time series database is new values."""
 
+_OUTCOMES: Final = frozenset(TaskOutcome)
+
 # prometheus-client lets no counter's name end otherwise than in _total; this text format does, and dashboards know
 # these names. So these three are kept and written here.
 _PLAIN: Final = {
@@ -95,7 +97,7 @@ class PrometheusMetrics:
 
     def task_completed(self, runner_type: RunnerType, outcome: TaskOutcome, duration_ms: float) -> None:
         runner = self._label("runner", runner_type)
-        ended = outcome if outcome in list(TaskOutcome) else TaskOutcome.FAILURE
+        ended = outcome if outcome in _OUTCOMES else TaskOutcome.FAILURE
         self._completed.labels(runner, ended).inc()
         self._duration.labels(runner, ended).observe(max(0.0, duration_ms / 1000))
 

@@ -231,8 +231,8 @@ class RunnerRouter:
         return None
 
     def _tell_of_a_second(self, spec: TaskSpec, picked: Registered) -> None:
-        selector = selector_of(spec)
         later = self._registered[self._registered.index(picked) + 1 :]
+        selector = selector_of(spec) if later else None
         second = next((each.name for each in later if self._skipped(each, spec, selector) is None), None)
         if second is not None:
             self._warn_once(

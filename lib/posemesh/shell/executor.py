@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from posemesh.commands import (
     AnswerCallback,
@@ -42,6 +42,9 @@ from posemesh.types import Artifact, LeaseEnvelope, OutcomeKind
 
 __all__ = ("Executor",)
 
+_Work: TypeAlias = tuple[Answered, Awaitable[None] | None]
+"""A command and, where the ledger is at it, what to wait for."""
+
 
 class Executor:
     """One node's hands. ``post`` takes the events; ``left`` is called when the node has nothing left to do, with its
@@ -73,6 +76,8 @@ class Executor:
         self._hosts: dict[LeaseId, TaskHost] = {}
         self._names: dict[LeaseId, str] = {}
         self._jobs: set[asyncio.Task[None]] = set()
+        self._goes_on = False
+        self._next: _Work | None = None
         self._callbacks: dict[int, asyncio.Future[AnswerCallback]] = {}
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -127,20 +132,41 @@ class Executor:
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
     def _begin(self, command: Answered, commit: Awaitable[None] | None = None) -> None:
-        job = self._loop.create_task(self._answer(command, commit))
+        work = command, commit
+        if self._goes_on and self._next is None:
+            self._next = work
+            return
+        job = self._loop.create_task(self._carry_out(work))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
 
-    async def _answer(self, command: Answered, commit: Awaitable[None] | None) -> None:
+    async def _carry_out(self, work: _Work | None) -> None:
+        """Post the answer of a command. Where nothing else is in flight, go on with the first that follows from it: a
+        new task would begin a turn of the loop later. Among many, those of one kind together are faster.
+        """
+        while work is not None:
+            event = await self._answer(*work)
+            self._goes_on = len(self._jobs) == 1 and not self._is_cancelled()
+            try:
+                self._post(event)
+            finally:
+                self._goes_on = False
+            work, self._next = self._next, None
+
+    def _is_cancelled(self) -> bool:
+        """The loop is being torn down around the node: what follows must not hold that up."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+
+    async def _answer(self, command: Answered, commit: Awaitable[None] | None) -> Event:
         try:
-            event = await (self._coroutine(command) if commit is None else self._committed(command, commit))
+            return await (self._coroutine(command) if commit is None else self._committed(command, commit))
         except asyncio.CancelledError:
             if self._closed:
                 raise
-            event = command.failed(Failure(message="cancelled"))
+            return command.failed(Failure(message="cancelled"))
         except Exception as error:
-            event = _failed(command, error)
-        self._post(event)
+            return _failed(command, error)
 
     def _coroutine(self, command: Answered) -> Coroutine[Any, Any, Event]:
         match command:

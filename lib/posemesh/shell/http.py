@@ -39,6 +39,7 @@ T = TypeVar("T")
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """A service's JSON answer is read up to this many bytes."""
 PIECE_BYTES = 64 * 1024
+JSON_TYPE = "application/json"
 CONNECTIONS_MAX = 256
 """Requests that one client has under way at a time; those of another never wait for them."""
 STREAM_BYTES = 256 * 1024
@@ -195,15 +196,14 @@ class Http:
 
         Raises TransportError where no answer comes, or one of more than ``limit`` bytes.
         """
-        given: dict[str, str] = dict(headers or {})
-        if body is not None:
-            given.setdefault("Content-Type", "application/json")
-
-        async def read(incoming: Incoming) -> Reply:
-            return await incoming.reply(limit)
-
         return await self._send(
-            method, url, _sent(body), given, read, asyncio.timeout(within), f"within {within:.3g} s"
+            method,
+            url,
+            _sent(body),
+            headers or {},
+            lambda incoming: incoming.reply(limit),
+            asyncio.timeout(within),
+            f"within {within:.3g} s",
         )
 
     async def exchange(
@@ -326,15 +326,20 @@ def _leads_inside(host: str) -> bool:
     return address in METADATA or address.is_link_local or address.is_multicast or address.is_unspecified
 
 
-def _sent(body: bytes | None) -> bytes | io.BytesIO | None:
-    """A long body goes out piece by piece, so that the loop has its turns between."""
-    return body if body is None or len(body) <= PIECE_BYTES else io.BytesIO(body)
+def _sent(body: bytes | None) -> aiohttp.Payload | None:
+    """JSON. A long body goes out piece by piece, so that the loop has its turns between."""
+    if body is None:
+        return None
+    if len(body) <= PIECE_BYTES:
+        return aiohttp.BytesPayload(body, content_type=JSON_TYPE)
+    return aiohttp.BytesIOPayload(io.BytesIO(body), content_type=JSON_TYPE)
 
 
 async def _read(stream: Any, limit: int) -> bytes | None:
     """The whole body, None where it is longer than ``limit``."""
     chunks, size = [], 0
-    while chunk := await stream.readany():
+    while not stream.at_eof():
+        chunk = await stream.readany()
         size += len(chunk)
         if size > limit:
             return None

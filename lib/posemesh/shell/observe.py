@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,13 +41,14 @@ class Observer:
         self._readers: WeakSet[_Reader] = WeakSet()
         self._closed = False
 
-    def moved(self, record: Moved) -> None:
-        """A machine took an event."""
+    def moved(self, records: Sequence[Moved]) -> None:
+        """Machines took events."""
         if hears_debug():
-            self._tell(record)
-        if self._readers:
+            for record in records:
+                self._tell(record)
+        if self._readers and records:
             for reader in tuple(self._readers):
-                reader.records.append(record)
+                reader.records.extend(records)
                 reader.arrived.set()
 
     def _tell(self, record: Moved) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -90,6 +91,7 @@ class ThreadOffload(HostOffload):
     def __init__(self) -> None:
         self._node_loop = asyncio.get_running_loop()
         self._loop = asyncio.new_event_loop()
+        self._begun, self._ended = _Calls(self._loop), _Calls(self._node_loop)
         self._loop.set_default_executor(_DaemonPool())
         self._thread = threading.Thread(target=self._serve, name="posemesh-runners", daemon=True)
         self._thread.start()
@@ -111,9 +113,9 @@ class ThreadOffload(HostOffload):
     def start(self, factory: Factory, ended: Callable[[BaseException | None], None]) -> Run:
         def tell(error: BaseException | None) -> None:
             with suppress(RuntimeError):  # the node's loop is closed: nobody is left to hear it
-                self._node_loop.call_soon_threadsafe(ended, error)
+                self._ended.add(lambda: ended(error))
 
-        return _ThreadRun(self._loop, factory, tell)
+        return _ThreadRun(self._loop, self._begun, factory, tell)
 
     async def ask(self, factory: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(factory(), self._node_loop))
@@ -124,16 +126,48 @@ class ThreadOffload(HostOffload):
         self._thread.join(timeout=0.2)
 
 
+class _Calls:
+    """What other threads want called on a loop, in order. One wake-up serves all that come before the loop's turn: each
+    costs two system calls, and the other thread the interpreter.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: deque[Callable[[], None]] = deque()
+        self._woken = False
+
+    def add(self, call: Callable[[], None]) -> None:
+        """From any thread. Raises RuntimeError where the loop is closed."""
+        self._calls.append(call)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._make)
+
+    def _make(self) -> None:
+        self._woken = False  # first: what is added from here on is either seen below or wakes again
+        try:
+            for _ in range(len(self._calls)):
+                self._calls.popleft()()
+        finally:  # what raises takes nobody else's call with it
+            if self._calls and not self._woken:
+                self._woken = True
+                self._loop.call_soon(self._make)
+
+
 class _ThreadRun:
     """User code on another thread's loop. A cancel that comes before it began keeps it from beginning."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, factory: Factory, ended: Callable[[BaseException | None], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        begun: _Calls,
+        factory: Factory,
+        ended: Callable[[BaseException | None], None],
     ) -> None:
         self._loop = loop
         self._task: asyncio.Task[BaseException | None] | None = None
         self._cancelled = False
-        loop.call_soon_threadsafe(self._begin, factory, ended)
+        begun.add(lambda: self._begin(factory, ended))
 
     def _begin(self, factory: Factory, ended: Callable[[BaseException | None], None]) -> None:
         if self._cancelled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from posemesh.commands import Command
 from posemesh.engine import Engine
@@ -26,7 +26,7 @@ class Scheduler:
         engine: Engine,
         clock: Clock,
         execute: Callable[[Command], None],
-        observe: Callable[[Moved], None],
+        observe: Callable[[Sequence[Moved]], None],
         ended: Callable[[Ended], None],
     ) -> None:
         self._engine = engine
@@ -74,8 +74,7 @@ class Scheduler:
         except Exception as error:  # a fault of ours must not stop the node's timers
             logger().opt(exception=error).error(f"{type(event).__name__} could not be handled")
             return
-        for record in self._engine.moved:
-            self._observe(record)
+        self._observe(self._engine.moved)
         for end in self._engine.ended:
             self._ended(end)
         for command in commands:

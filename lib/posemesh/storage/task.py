@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -169,11 +168,16 @@ class TaskStorage:
 
         Raises StorageError where files stay.
         """
-        async with AsyncExitStack() as ends:  # the last first, and each whatever becomes of the others
-            ends.push_async_callback(self._remove)
-            ends.push_async_callback(self._inputs.close)
-            ends.push_async_callback(self._artifacts.close)
-            ends.push_async_callback(self._abort)
+        try:  # each whatever becomes of the others
+            await self._abort()
+        finally:
+            try:
+                await self._artifacts.close()
+            finally:
+                try:
+                    await self._inputs.close()
+                finally:
+                    await self._remove()
 
     async def _abort(self) -> None:
         if not self._writers:

@@ -124,6 +124,8 @@ def run(id, pid, data):
             send(exited(pid))
         case "sleep":
             send(ran(id, pid), started(pid))
+        case "nap":
+            send(ran(id, pid), started(pid), wrote(pid, b"zzz\n"))
         case "twice":
             send(ran(id, 1), started(1))
         case "refuse":
@@ -200,6 +202,8 @@ def serve(be):
         elif key == 0x5A and be == "unkillable":
             send(error(id, 1, "Not supported"))
         elif key == 0x5A:
+            sys.stderr.write(f"kill {rest[2]}\n")
+            sys.stderr.flush()
             send(done(id, 0x5A), exited(rest[2], 1))
         elif key == 0x62:
             if be == "stubborn":

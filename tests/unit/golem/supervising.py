@@ -54,6 +54,11 @@ class Stub:
         env = {"PATH": os.environ["PATH"], "MARK": self.mark, "STUB_ARGV": str(self._argv), **(env or {})}
         return Supervisor(line, mode=mode, timeouts=timeouts, env=env, log=self.said.append)
 
+    async def told(self, text: bytes) -> None:
+        """When that was said beside all commands."""
+        while not any(text in event.data for event in self.said if isinstance(event, Output)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
     def argv(self) -> list[list[str]]:
         """The arguments of each process, and where it was."""
         return [json.loads(line) for line in self._argv.read_text().splitlines()]

@@ -147,7 +147,7 @@ def test_a_runtime_that_is_gone_is_deployed_anew(stub: Stub) -> None:
         first = await tasks.ran()
         os.kill(json.loads(first.uploads["args"])[0], 9)
         await asyncio.to_thread(wait_until, lambda: not stub.living())
-        await tasks.runner._idle[0].supervisor.wait()
+        await tasks.runner._idle[0].supervisor.lost()
         second = await tasks.ran()
         assert second.ending == Ending() and second.uploads["args"] != first.uploads["args"]
         assert len(tasks.runtimes()) == 1

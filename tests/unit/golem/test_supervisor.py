@@ -364,15 +364,33 @@ def test_two_commands_with_one_number_are_an_error(stub: Stub) -> None:
     finished(test)
 
 
-def test_a_run_that_was_given_up_is_killed_when_it_begins(stub: Stub) -> None:
+@pytest.mark.parametrize("limit", [None, SHORT_SECS / 10])
+def test_a_run_that_was_given_up_is_killed_when_it_begins(stub: Stub, limit: float | None) -> None:
+    async def test() -> None:
+        async with stub.supervisor(timeouts={} if limit is None else {"reply": SHORT_SECS / 10}) as runtime:
+            await ready(runtime)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(runtime.run("slow", [str(SHORT_SECS)]), SHORT_SECS / 20 if limit is None else 99)
+            assert runtime.state == "ready"
+            await stub.told(b"kill 1\n")
+
+    finished(test)
+
+
+def test_a_run_that_is_given_up_as_it_begins_is_killed(stub: Stub) -> None:
+    """Its reply was there, and whoever had asked was cancelled before it could take it."""
+
     async def test() -> None:
         async with stub.supervisor() as runtime:
             await ready(runtime)
-            late = asyncio.create_task(runtime.run("slow", [str(SHORT_SECS)]))
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(late, SHORT_SECS / 10)
-            command = await runtime.run("echo", ["x"])
-            assert (await events(command), command.pid) == ([Output("stdout", b"x")], 2)
+            asked = asyncio.create_task(runtime.run("flood"))
+            link: Any = runtime._link
+            while not link._running:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            assert all(command._dropping for command in link.commands)
 
     finished(test)
 
@@ -435,6 +453,24 @@ def test_a_cancelled_step_leaves_nothing(stub: Stub) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            assert not stub.living()
+
+    finished(test)
+
+
+def test_a_start_that_is_cancelled_anywhere_leaves_nothing(stub: Stub) -> None:
+    """Once it could be left, where it had begun and its pipes were not yet connected."""
+
+    async def test() -> None:
+        for turns in range(0, 40, 3):
+            runtime = stub.supervisor("mute")
+            await runtime.deploy()
+            starting = asyncio.create_task(runtime.start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await runtime.stop()
+            with pytest.raises(GolemError):
+                await starting
             assert not stub.living()
 
     finished(test)

@@ -345,6 +345,48 @@ def test_a_capability_without_a_runner_fails_its_task() -> None:
     virtually(test)
 
 
+class Asked:
+    """Answers after a second, and notes which task of the loop asked."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Any] = []
+
+    async def ask(self, command: Ask) -> Any:
+        self.tasks.append(asyncio.current_task())
+        await asyncio.sleep(1)
+        return NoWork()
+
+
+@pytest.mark.parametrize(("others", "cancelled"), [(0, False), (1, False), (0, True)])
+def test_what_follows_goes_on_in_the_same_task_of_the_loop(others: int, cancelled: bool) -> None:
+    """Only where nothing else is in flight. And a loop that ends its tasks must not wait for one that goes on."""
+
+    async def test() -> None:
+        network, posted = Asked(), []
+
+        def post(event: Any) -> None:
+            posted.append(event)
+            if len(posted) == 1 + others:
+                for _ in range(2):
+                    rig.executor.execute(Ask(token=Secret("n")))
+
+        rig = Rig(network=network)
+        rig.executor._post = post
+        for _ in range(1 + others):
+            rig.executor.execute(Ask(token=Secret("n")))
+        await asyncio.sleep(0.5)
+        if cancelled:
+            network.tasks[0].cancel()
+        await asyncio.sleep(3)
+        assert len(posted) == 3 + others
+        last, first, second = network.tasks[others:]
+        assert first is not second
+        assert (last in (first, second)) is (others == 0 and not cancelled)
+        assert all(task.done() for task in network.tasks)
+
+    virtually(test)
+
+
 def test_closing_cancels_what_is_in_flight_and_posts_nothing() -> None:
     class Slow:
         async def register(self) -> Any:

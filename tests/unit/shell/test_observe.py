@@ -86,8 +86,7 @@ def test_a_task_gets_one_line_with_its_names(log: list[dict[str, Any]]) -> None:
 
 def test_moves_are_told_at_debug(log: list[dict[str, Any]]) -> None:
     observer = Observer(engine_with_a_task(), ManualClock())
-    for key in (0, 1, 99):
-        observer.moved(record(key=key))
+    observer.moved([record(key=key) for key in (0, 1, 99)])
     assert [line["level"] for line in log] == ["DEBUG"] * 3
     assert log[0]["message"] == "lease: a --T--> b: so"
     assert log[1]["task_id"] == str(UUID(int=1)) and log[1]["domain_id"] == str(UUID(int=3))
@@ -97,15 +96,14 @@ def test_moves_are_told_at_debug(log: list[dict[str, Any]]) -> None:
 def test_records_begin_with_the_call_and_end_with_the_node() -> None:
     async def main() -> None:
         observer = Observer(engine_with_a_task(), ManualClock())
-        observer.moved(record(0))
+        observer.moved([record(0)])
         early, late = observer.records(), observer.records()
-        observer.moved(record(1))
+        observer.moved([record(1)])
         assert (await anext(early)).at == 1.0
         waiting = asyncio.ensure_future(anext(early))
         await asyncio.sleep(1)
         assert not waiting.done()
-        observer.moved(record(2))
-        observer.moved(record(3))
+        observer.moved([record(2), record(3)])
         assert (await waiting).at == 2.0
         observer.close()
         assert [moved.at async for moved in early] == [3.0]
@@ -140,7 +138,7 @@ def test_a_reader_that_does_not_keep_up_loses_the_oldest() -> None:
         observer = Observer(engine_with_a_task(), ManualClock())
         records = observer.records()
         for number in range(RECORDS_MAX + 5):
-            observer.moved(record(number))
+            observer.moved([record(number)])
         observer.close()
         assert [moved.at async for moved in records] == [float(n) for n in range(5, RECORDS_MAX + 5)]
 

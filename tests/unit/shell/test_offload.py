@@ -186,6 +186,36 @@ def test_user_code_that_spins_does_not_hold_up_the_node() -> None:
     with_offload(ThreadOffload, test)
 
 
+def test_what_begins_at_once_begins_in_order_and_each_end_is_told() -> None:
+    """One wake-up serves several, so one that raises must not take the others with it."""
+
+    async def test(offload: Offload) -> None:
+        begun: list[int] = []
+        told: list[int] = []
+        all_told = asyncio.Event()
+
+        def end(number: int) -> None:
+            told.append(number)
+            if len(told) == 100:
+                all_told.set()
+            if number % 10 == 0:
+                raise ValueError("the node's own fault")
+
+        async def work(number: int) -> None:
+            begun.append(number)
+
+        problems: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context["exception"]))
+        for number in range(100):
+            offload.start(lambda number=number: work(number), lambda error, number=number: end(number))  # type: ignore[misc]
+        await all_told.wait()
+        assert begun == told == list(range(100))
+        await asyncio.sleep(0)
+        assert [str(problem) for problem in problems] == ["the node's own fault"] * 10
+
+    with_offload(ThreadOffload, test)
+
+
 def test_runners_share_one_thread_of_their_own() -> None:
     async def test(offload: Offload) -> None:
         threads = set()

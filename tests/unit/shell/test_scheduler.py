@@ -42,7 +42,7 @@ class Rig:
             self.engine,
             clock or LoopClock(),
             self._execute,
-            lambda moved: self.moves.append(f"{moved.machine}:{moved.dest}"),
+            lambda moved: self.moves.extend(f"{each.machine}:{each.dest}" for each in moved),
             lambda ended: None,
         )
 
