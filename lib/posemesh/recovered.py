@@ -14,7 +14,7 @@ from posemesh.outcomes import FailureCode
 from posemesh.policy import ATTEMPTS_MAX, lease_ttl
 from posemesh.runners.executors.declared import Declared
 from posemesh.runners.registry import Route
-from posemesh.types import TaskSpec
+from posemesh.types import OutcomeKind, TaskSpec
 
 __all__ = ("recovered",)
 
@@ -28,13 +28,18 @@ def recovered(
     slots: int,
     wall: float,
 ) -> Iterator[Event]:
-    """The events that say so, one for each number; ``wall`` is the time in seconds since 1970."""
+    """The events that say so, at most one for each number; ``wall`` is the time in seconds since 1970."""
     given = iter(numbers)
+    finished = {each.outcome.task.task_id: each for each in ledger.owed if each.outcome.kind is OutcomeKind.COMPLETED}
     for owed in ledger.owed:  # before the leases, as a lease of the same task is the newer of the two
         key = next(given)
         ledger.adopt(key, owed.id)
         yield OutcomeRecovered(lease=key, outcome=owed.outcome)
     for place, left in enumerate(ledger.interrupted):
+        result = finished.get(str(left.envelope.task.id))
+        if result is not None and result.since > left.since:  # an earlier lease of it was still at work, and got there
+            ledger.drop(left.id, "the result of an earlier lease is there")
+            continue
         key = next(given)
         ledger.resume(key, left.id)
         way = route(left.envelope.task)

@@ -354,6 +354,29 @@ def test_a_task_is_leased_again_while_its_outcome_waits(tmp_path: Path, how: str
     live(test, tmp_path, lease_ttl=10.0)
 
 
+@pytest.mark.parametrize("restart", ["replay", "never"])
+def test_killed_with_a_result_of_an_earlier_lease_and_a_later_one_under_way(tmp_path: Path, restart: str) -> None:
+    """The service took the lease back long before the node expected it, and gave the task to the same node again."""
+
+    async def test(lives: Lives) -> None:
+        lives.fault = answering(503, ending="/complete")
+        await lives.live(restart=restart)
+        job = lives.submit(1, secs=50.0)
+        [task] = lives.net.jobs.tasks_of(job)
+        await lives.until(lambda: lives.seen("/complete"))
+        assert len(lives.runs) == task.attempts == 2 and lives.ends == 1
+        await lives.kill()
+        lives.fault = None
+        await lives.live(restart=restart)
+        await lives.until(lambda: lives.ended(job))
+        await asyncio.sleep(120)
+        await lives.stop()
+        lives.check(job)
+        assert len(lives.runs) == task.attempts == 2 and not lives.seen("/fail"), "the result that is there counts"
+
+    live(test, tmp_path, settings={"MAX_CONCURRENCY": "2"}, told_expiry_shift=3600.0)
+
+
 # --- Many -------------------------------------------------------------------------------------------------------
 
 

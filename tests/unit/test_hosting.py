@@ -16,7 +16,8 @@ from aiohttp import web
 
 from posemesh import ConfigError, Host, Node, NodeConfig, NodeStopped, PosemeshError, telemetry
 from posemesh.control.database import FILE, Database
-from posemesh.control.store import LedgerBusy, LedgerCorrupt
+from posemesh.control.memory import MemoryStore
+from posemesh.control.store import Commit, LedgerBusy, LedgerCorrupt, LedgerFailed, Store
 from posemesh.devnet import Devnet, DevnetConfig
 from posemesh.runtime import ListenError
 from posemesh.testing import LoopClock, run_virtual, simulated
@@ -227,6 +228,38 @@ def test_a_node_that_cannot_start_leaves_its_place(tmp_path: Path) -> None:
         assert json.loads((await rig.get("/status"))[1]) == {"nodes": {}}
 
     with_host(test, tmp_path)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_node_leaves_once_the_store_has_served_it(fails: bool, tmp_path: Path) -> None:
+    """A commit that a stopping node gave up on may still happen: whoever took its place would not have seen it. The
+    store takes commits in turn, so one without content is answered when all before it are.
+    """
+    commits: list[Commit] = []
+
+    class Slow(MemoryStore):
+        async def commit(self, commit: Commit) -> None:
+            await asyncio.sleep(3)
+            commits.append(commit)
+            if fails and not list(commit.rows()):
+                raise LedgerFailed("no disk")
+            await super().commit(commit)
+
+    async def open_store(place: Path, offload: object) -> Store:
+        return Slow()
+
+    async def main() -> None:
+        async with Devnet(DevnetConfig(), clock=LoopClock(), rng=Random(1)) as net:
+            host = simulated(Host(tmp_path))
+            host._open_store = open_store
+            async with host:
+                rig = Rig(net, host)
+                for _ in range(2):
+                    async with rig.node() as node:
+                        name = f"rt:node:{address_of(node)}"
+                    assert commits[-1] == Commit(runtime=name)
+
+    run_virtual(main(), limit=600)
 
 
 def test_what_a_node_keeps_apart(tmp_path: Path) -> None:

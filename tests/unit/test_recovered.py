@@ -127,3 +127,31 @@ def test_a_task_under_which_the_node_ends_again_and_again_is_given_up() -> None:
     (event,), _ = found(dict(rows))
     assert isinstance(event, LeaseRecovered)
     assert (event.code, "3 times" in event.problem) == ("killed", True)
+
+
+def test_a_lease_whose_task_an_earlier_one_finished_meanwhile_is_dropped() -> None:
+    """The result is offered under whichever lease there is. A second run, or its failure, would compete with it."""
+    rows: dict[object, Any] = {}
+
+    async def main() -> None:
+        now = itertools.count(NOW)
+        names = itertools.count()
+        ledger = await NodeLedger.open(
+            MemoryStore(rows), "rt:node:1", wall=lambda: next(now), ids=lambda: f"n{next(names)}"
+        )
+        await ledger.commit_accepted(1, lease(1))
+        await ledger.commit_accepted(2, lease(1))
+        await ledger.commit_outcome(1, outcome(1))
+
+    asyncio.run(main())
+
+    async def start() -> tuple[list[Event], int]:
+        ledger = await opened(rows)
+        events = list(
+            recovered(ledger, range(1, 3), route=lambda spec: TO_A, runners={}, slots=4, wall=NOW),
+        )
+        await ledger.close()
+        return events, len(ledger.interrupted)
+
+    assert asyncio.run(start()) == ([OutcomeRecovered(lease=1, outcome=outcome(1))], 1)
+    assert asyncio.run(start()) == ([OutcomeRecovered(lease=1, outcome=outcome(1))], 0)

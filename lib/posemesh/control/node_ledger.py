@@ -20,6 +20,7 @@ from posemesh.control.node_rows import (
     displaced,
     ending,
     entry_of,
+    given_up,
     has_receipt,
     interrupted_of,
     taken,
@@ -156,9 +157,7 @@ class NodeLedger:
         if entry is None:
             return
         task = self._outcomes.pop(entry).task.task_id
-        self._due.append(partial(self._note, task, self._outbox.pop(entry), ending, problem))
-        if self._noting is None:
-            self._noting = asyncio.get_running_loop().call_later(NOTE_SECS, self._note_all)
+        self._take_note(partial(self._note, task, self._outbox.pop(entry), ending, problem))
 
     def unsettled(self) -> tuple[Outcome, ...]:
         """Outcomes whose delivery has not ended, those of earlier processes first."""
@@ -173,6 +172,10 @@ class NodeLedger:
     def resume(self, lease: LeaseId, id: str) -> None:
         """Go on with the interrupted ``id`` under the number ``lease``. Raises KeyError for what was not."""
         self._inputs[lease] = self._open.pop(id)
+
+    def drop(self, id: str, reason: str) -> None:
+        """Do not go on with the interrupted ``id``, nor report it. Raises KeyError for what was not interrupted."""
+        self._take_note(partial(self._dropped, self._open.pop(id), reason))
 
     def undelivered(self, task_id: str) -> Outcome | None:
         """The latest outcome of that task whose delivery has not ended."""
@@ -211,6 +214,11 @@ class NodeLedger:
         holder = self._holders.get(row.task)
         return ending(row, holder, outcome, entry=entry, name=name, sequence=self._sequence, now=now)
 
+    def _take_note(self, note: Callable[[], Awaitable[None]]) -> None:
+        self._due.append(note)
+        if self._noting is None:
+            self._noting = asyncio.get_running_loop().call_later(NOTE_SECS, self._note_all)
+
     def _note_all(self) -> None:
         if self._noting is not None:
             self._noting.cancel()
@@ -220,6 +228,15 @@ class NodeLedger:
             self._notes.add(noted)
             noted.add_done_callback(self._notes.discard)
         self._due.clear()
+
+    async def _dropped(self, row: InputRow, reason: str) -> None:
+        try:
+            await self._commit(_Pending(row.task, lambda: given_up(row, reason, self._wall())))
+        except StoreError as error:
+            logger().opt(exception=error).warning(
+                f"the ledger did not take note that a lease of task {row.task} was given up; it is found once more "
+                "after the next start"
+            )
 
     async def _note(self, task: str, row: OutboxRow, ending: str, problem: str) -> None:
         now = self._wall()

@@ -29,6 +29,7 @@ __all__ = (
     "displaced",
     "ending",
     "entry_of",
+    "given_up",
     "has_receipt",
     "interrupted_of",
     "taken",
@@ -108,6 +109,13 @@ def displaced(holder: InputRow | None, row: InputRow) -> tuple[InputRow, ...]:
     reason = f"superseded by {row.id}"
     phase = InputPhase.SUPERSEDED.value
     return (holder.next(key=None, open=False, phase=phase, reason=reason, updated=row.updated, body="{}"),)
+
+
+def given_up(row: InputRow, reason: str, now: float) -> Commit:
+    """The commit with which a lease ends that is neither gone on with nor reported."""
+    phase = InputPhase.SUPERSEDED.value
+    ended = row.next(key=None, open=False, phase=phase, reason=reason, updated=now, body="{}")
+    return Commit(runtime=row.runtime, inputs=(ended,))
 
 
 def ending(
