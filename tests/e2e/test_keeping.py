@@ -176,7 +176,7 @@ def test_a_cancel_ends_the_task_at_once(world: World, at: int) -> None:
     if at == 1:
         assert "begun" not in node.output
     else:
-        node.wait_line("cancelled True", 1)
+        node.wait_line("cancelled True", within=1)
     assert len(task.beats) == at
     node.stop()
 

@@ -39,7 +39,7 @@ RUNNER = """
 
 def holding(node: NodeProcess) -> Path:
     """The workspace of that node's task, once it is full."""
-    return Path(node.wait_line("holding ", 15).removeprefix("holding "))
+    return Path(node.wait_line("holding ", within=15).removeprefix("holding "))
 
 
 def test_what_a_killed_node_left_is_removed_and_a_living_nodes_is_not(world: World, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_a_killed_node_left_is_removed_and_a_living_nodes_is_not(world: Wor
 
     net.do(net.dds.forget)  # a node that starts anew registers anew
     heir = started(world.key)
-    heir.wait_line("crashed run", 15)
+    heir.wait_line("crashed run", within=15)
     assert not gone.parent.exists() and not gone.parent.with_suffix(".lock").exists()
     assert (others / "precious").read_text() == "kept", "links are not followed"
     assert len(list((kept / "a" / "b").iterdir())) == 200

@@ -191,7 +191,7 @@ def test_a_conflict_waits_for_the_interval_and_goes_on(world: World) -> None:
 def test_dds_is_not_there_yet(world: World) -> None:
     port = free_port()
     node = world.node(DDS_BASE_URL=f"http://127.0.0.1:{port}")
-    node.wait_line("backing_off", 5)
+    node.wait_line("backing_off", within=5)
     assert node.get("/ready")[0] == 503
     assert node.get("/health")[0] == 200
     told = time.monotonic()

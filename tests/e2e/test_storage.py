@@ -342,7 +342,7 @@ def test_code_that_will_not_stop_gets_nothing_through(world: World, end: str) ->
                     print("refused", type(error).__name__, flush=True)
             print("ended", flush=True)
     """)
-    node.wait_line("ended", 10)
+    node.wait_line("ended", within=10)
     assert "went through" not in node.output
     assert not net.of("create") and not net.of("fail")
     if end == "cancelled":  # under a lease that merely ran out here a finished result is offered

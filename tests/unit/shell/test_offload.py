@@ -77,11 +77,20 @@ def test_a_cancel_reaches_what_awaits(make: Callable[[], Offload]) -> None:
 def test_a_cancel_that_comes_first_keeps_it_from_beginning(make: Callable[[], Offload]) -> None:
     async def test(offload: Offload) -> None:
         begun = []
+        cancelled = threading.Event()
+
+        async def hold() -> None:
+            cancelled.wait(10)
 
         async def work() -> None:
             begun.append(1)
 
-        assert isinstance(await end_of(offload, work, cancel=True), asyncio.CancelledError)
+        if isinstance(offload, ThreadOffload):  # else its thread may be through before this one has got to the cancel
+            offload.start(hold, lambda error: None)
+        ended = asyncio.ensure_future(end_of(offload, work, cancel=True))
+        await asyncio.sleep(0)
+        cancelled.set()
+        assert isinstance(await ended, asyncio.CancelledError)
         assert begun == []
 
     with_offload(make, test)
