@@ -17,10 +17,14 @@ Process: TypeAlias = tuple[int, int]
 
 
 class Family:
-    """Processes below this one, at any depth. Outside of Linux, none are known (proc(5))."""
+    """Processes below this one, at any depth. Outside of Linux, none are known (proc(5)).
+
+    It is to be made before any of them is ended: what has lost its parent before is not found.
+    """
 
     def __init__(self) -> None:
         self._known: set[Process] = set()
+        self.living()
 
     def living(self) -> set[int]:
         """Those that have not ended; also those seen before that have lost what started them since."""
@@ -59,9 +63,9 @@ def _processes() -> list[tuple[Process, int]]:
     return found
 
 
-async def end_all(grace: float, patience: float = 0.5) -> None:
-    """Ask all of them to end; kill what has not, ``grace`` seconds later, and wait for that, ``patience`` seconds."""
-    family, asked = Family(), set[int]()
+async def end_all(family: Family, grace: float, patience: float = 0.5) -> None:
+    """Ask all of ``family`` to end; kill what has not ``grace`` seconds later, and wait ``patience`` seconds for it."""
+    asked: set[int] = set()
     deadline = time.monotonic() + grace
     while (living := family.living()) and time.monotonic() < deadline:
         _send(living - asked, signal.SIGTERM)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from posemesh.golem import children
 from posemesh.golem.commands import Commands, Data, Emitter, Gate, as_bytes, finish, settle
 from posemesh.golem.context import Control
 from posemesh.golem.errors import HandlerError, report
@@ -53,15 +54,15 @@ class PlainEmitter(Emitter):
 def once(setup: Setup, signals: Sequence[signal.Signals]) -> int:
     """The exit code. ``signals`` end it, as they do others, though not its children by themselves."""
     is_run = setup.cli.command == "run"
-    caught: list[int] = []
+    caught: list[tuple[int, children.Family]] = []
 
     async def work() -> tuple[str, int]:
         loop = asyncio.get_running_loop()
         task = asyncio.create_task(_run(setup, stdout) if is_run else _ask(setup))
 
         def leave(number: int, _: object) -> None:
-            caught.append(number)
             signal.setitimer(signal.ITIMER_REAL, LEAVE_SECS)  # what does not listen is killed by the system
+            caught.append((number, children.Family()))
             loop.call_soon_threadsafe(task.cancel)
 
         for number in signals:
@@ -70,9 +71,7 @@ def once(setup: Setup, signals: Sequence[signal.Signals]) -> int:
             return await task
         finally:
             if caught:
-                from posemesh.golem import children
-
-                await children.end_all(0.3)
+                await children.end_all(caught[0][1], 0.3)
 
     try:
         stdout = os.dup(1) if is_run else claim_stdout()
@@ -81,7 +80,7 @@ def once(setup: Setup, signals: Sequence[signal.Signals]) -> int:
         while left:
             left = left[os.write(stdout, left) :]
     except asyncio.CancelledError:
-        return 128 + caught[0] if caught else 1
+        return 128 + caught[0][0] if caught else 1
     except Exception as error:
         report(error)
         return 1

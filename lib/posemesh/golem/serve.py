@@ -15,6 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from posemesh.errors import PosemeshError
+from posemesh.golem import children
 from posemesh.golem.commands import Commands, Emitter, Gate, finish, settle
 from posemesh.golem.context import Context, Control
 from posemesh.golem.errors import HandlerError, as_error, report
@@ -93,7 +94,7 @@ class Server:
         if error is not None:
             self._move("StartFailed")
             report(error, "Failed to start the runtime: ")
-            await self._tidy()
+            await self._tidy(children.Family())
             return 1
         self._inbox.open()
         return await self._leave(await self._end)
@@ -208,8 +209,9 @@ class Server:
     async def _answer_shutdown(self, id: int, before: set[asyncio.Task[None]]) -> None:
         await self._finish_requests(before)
         self._move("ShutdownAsked")
+        family = children.Family()
         error = await self._stop(SHUTDOWN_SECS)
-        await self._tidy()
+        await self._tidy(family)
         if error is None:
             self._outbox.write(wire.frame(wire.Response(False, id, wire.ShutdownReply())))
         else:
@@ -229,6 +231,7 @@ class Server:
         self._leaving(code)
         if why in (End.INPUT, End.ASKED):
             await self._grace()
+        family = children.Family()
         if self._shutdown is not None:
             await finish({self._shutdown}, STOP_SECS)
         late = self._state == "stopping"
@@ -238,7 +241,7 @@ class Server:
             report(error, "Failed to stop the runtime: ")
             code = 1
         await self._finish_requests(self._requests, 0)
-        await self._tidy()
+        await self._tidy(family)
         await self._outbox.drained(FLUSH_SECS)
         if not self._input_over.is_set():
             self._inbox.open()
@@ -277,12 +280,10 @@ class Server:
             task.cancel()
         await finish(late, CANCEL_SECS)
 
-    async def _tidy(self) -> None:
-        """No command and no child is left."""
-        from posemesh.golem import children
-
+    async def _tidy(self, family: children.Family) -> None:
+        """No command is left, and no child."""
         await self._commands.end(CANCEL_SECS)
-        await children.end_all(KILL_SECS)
+        await children.end_all(family, KILL_SECS)
 
 
 def serve(setup: Setup, signals: Sequence[signal.Signals]) -> int:
@@ -292,8 +293,6 @@ def serve(setup: Setup, signals: Sequence[signal.Signals]) -> int:
         """Nothing keeps the program from its end for longer, not a thread nor a handler that does not listen."""
 
         def too_late(*_: object) -> NoReturn:
-            from posemesh.golem import children
-
             children.kill_all()
             os._exit(code)
 

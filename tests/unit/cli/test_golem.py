@@ -95,6 +95,16 @@ def test_what_goes_wrong_is_told_in_one_line(stub: Path, lines: str, be: str, te
     assert code == 1 and text in err
 
 
+def test_a_runtime_that_ends_at_the_prompt_is_not_waited_for(stub: Path) -> None:
+    arguments = ["debug", "--", str(stub), "--be", "brief"]
+    with subprocess.Popen(
+        [*PROGRAM, *arguments], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(stub.parent)
+    ) as program:
+        assert program.wait(LIMIT_SECS) == 1  # its input is open still
+        assert program.stderr is not None
+        assert b"the runtime was killed by SIGALRM while it served" in program.stderr.read()
+
+
 @contextmanager
 def on_a_terminal(stub: Path, *args: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """The terminal of the program, and the program."""

@@ -26,7 +26,7 @@ PATIENCE_SECS = 60.0
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process has children that are none of the runtime's."""
 
-    async def end_all(grace: float) -> None:
+    async def end_all(family: children.Family, grace: float) -> None:
         pass
 
     monkeypatch.setattr(children, "end_all", end_all)

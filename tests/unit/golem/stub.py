@@ -196,6 +196,8 @@ def serve(be):
         id, key, rest = request[1], request[2], request[3:]
         if key == 0x12:
             send(hello(id))
+            if be == "brief":
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
         elif key == 0x52:
             pid += 1
             run(id, pid, rest)

@@ -29,12 +29,13 @@ DEAF = """/bin/sh -c 'trap "" TERM; sleep 1000 & echo; wait' & wait"""
 @pytest.mark.parametrize(
     ("script", "end"),
     [
-        (LISTENS, "asyncio.run(end_all(60))"),
-        (DEAF, "asyncio.run(end_all(0.1, 60))"),
-        (DEAF, "asyncio.run(end_all(0, 60))"),
+        (DEAF, "child.kill(); asyncio.run(end_all(family, 0, 60))"),  # as who is cancelled may do
+        (LISTENS, "asyncio.run(end_all(family, 60))"),
+        (DEAF, "asyncio.run(end_all(family, 0.1, 60))"),
+        (DEAF, "asyncio.run(end_all(family, 0, 60))"),
         (
             DEAF,
-            "asyncio.run(end_all(0, 0)); [time.sleep(0.01) for _ in iter(family.living, set())]",
+            "asyncio.run(end_all(family, 0, 0)); [time.sleep(0.01) for _ in iter(family.living, set())]",
         ),  # on a busy machine
         (DEAF, "while family.living(): kill_all()"),
     ],
