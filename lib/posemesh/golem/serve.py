@@ -15,7 +15,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from posemesh.errors import PosemeshError
-from posemesh.golem import children
 from posemesh.golem.commands import Commands, Emitter, Gate, finish, settle
 from posemesh.golem.context import Context, Control
 from posemesh.golem.errors import HandlerError, as_error, report
@@ -25,6 +24,7 @@ from posemesh.orders import SERVED
 from posemesh.wire import golem as wire
 
 if TYPE_CHECKING:
+    from posemesh.golem.children import Family
     from posemesh.golem.program import Setup
 
 __all__ = ("LEAVE_SECS", "End", "Server", "serve")
@@ -94,7 +94,7 @@ class Server:
         if error is not None:
             self._move("StartFailed")
             report(error, "Failed to start the runtime: ")
-            await self._tidy(children.Family())
+            await self._tidy(_family())
             return 1
         self._inbox.open()
         return await self._leave(await self._end)
@@ -209,7 +209,7 @@ class Server:
     async def _answer_shutdown(self, id: int, before: set[asyncio.Task[None]]) -> None:
         await self._finish_requests(before)
         self._move("ShutdownAsked")
-        family = children.Family()
+        family = _family()
         error = await self._stop(SHUTDOWN_SECS)
         await self._tidy(family)
         if error is None:
@@ -231,7 +231,7 @@ class Server:
         self._leaving(code)
         if why in (End.INPUT, End.ASKED):
             await self._grace()
-        family = children.Family()
+        family = _family()
         if self._shutdown is not None:
             await finish({self._shutdown}, STOP_SECS)
         late = self._state == "stopping"
@@ -280,10 +280,19 @@ class Server:
             task.cancel()
         await finish(late, CANCEL_SECS)
 
-    async def _tidy(self, family: children.Family) -> None:
+    async def _tidy(self, family: Family) -> None:
         """No command is left, and no child."""
+        from posemesh.golem.children import end_all
+
         await self._commands.end(CANCEL_SECS)
-        await children.end_all(family, KILL_SECS)
+        await end_all(family, KILL_SECS)
+
+
+def _family() -> Family:
+    """What this process has started."""
+    from posemesh.golem.children import Family  # a start does not wait for it
+
+    return Family()
 
 
 def serve(setup: Setup, signals: Sequence[signal.Signals]) -> int:
@@ -293,7 +302,9 @@ def serve(setup: Setup, signals: Sequence[signal.Signals]) -> int:
         """Nothing keeps the program from its end for longer, not a thread nor a handler that does not listen."""
 
         def too_late(*_: object) -> NoReturn:
-            children.kill_all()
+            from posemesh.golem.children import kill_all
+
+            kill_all()
             os._exit(code)
 
         signal.signal(signal.SIGALRM, too_late)
