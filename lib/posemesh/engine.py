@@ -49,8 +49,9 @@ OF_LEASE: tuple[ModuleType, ...] = (lease, session, delivery)
 NODE_MACHINES: dict[str, Lifecycle[Any]] = {module.MACHINE.name: module.MACHINE for module in OF_NODE}
 LEASE_MACHINES: dict[str, Lifecycle[Any]] = {module.MACHINE.name: module.MACHINE for module in OF_LEASE}
 INVARIANTS = {module.MACHINE.name: module.invariants for module in (*OF_NODE, *OF_LEASE)}
-STEPS_MAX = 500
-"""A step that moves machines more often than this does not converge: a rule does not make its own condition false."""
+STEPS_MAX, STEPS_OF_LEASE_MAX = 500, 20
+"""A step that moves machines more often than this, and this for each lease, does not converge: a rule does not make its
+own condition false."""
 STUCK_MAX = 256
 """Stuck outcomes that are shown; the oldest go first."""
 NO_TOKEN = Failure(message="no node token", status=401, sent=False)
@@ -230,7 +231,7 @@ class Engine:
 
     def _fire(self, machine: str, event: Event, now: float, work: _Work) -> None:
         work.moves += 1
-        if work.moves > STEPS_MAX:
+        if work.moves > STEPS_MAX + STEPS_OF_LEASE_MAX * len(self._tasks):
             raise AssertionError(f"the coupling rules do not converge: {self.moved[-8:]}")
         subject, lifecycle = self._subject(machine, event)
         step = Step(event, now, self._rng, self.config, self.capabilities, self._claims.has_room)

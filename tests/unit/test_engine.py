@@ -133,6 +133,19 @@ def test_a_node_at_work() -> None:
     assert stage.engine.statistics().tasks == ()
 
 
+def test_a_step_moves_any_number_of_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What concerns all leases at once is one step: a renewed token, a stop. It was taken for one without an end."""
+    monkeypatch.setattr("posemesh.engine.STEPS_MAX", 20)
+    stage = signed_in(max_concurrency=30)
+    for number in range(1, 31):
+        offered = replace(OFFERED, envelope=envelope(task_id=UUID(int=number)), ttl=1e6)
+        stage(offered, committed(number), beat(number, ttl=1e6))
+    stage.wait(3599.0)
+    stage(token("later"))
+    told = [command for command in stage(CancelRequested()) if isinstance(command, StopRunner)]
+    assert len(told) == 30
+
+
 def test_a_stop_while_idle_is_immediate() -> None:
     stage = signed_in()
     stage(NoWork())
