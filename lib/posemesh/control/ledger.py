@@ -16,7 +16,16 @@ from typing import Self, TypeAlias, TypeVar
 
 from posemesh.control import tables
 from posemesh.control.database import Connect, Database
-from posemesh.control.store import Commit, InputRow, LedgerClosed, OutboxRow, ReceiptRow, RuntimeRow, Snapshot
+from posemesh.control.store import (
+    Commit,
+    InputRow,
+    LedgerClosed,
+    LedgerFailed,
+    OutboxRow,
+    ReceiptRow,
+    RuntimeRow,
+    Snapshot,
+)
 from posemesh.shell.offload import Offload
 
 __all__ = ("GROUP_MAX", "LINGER_SECS", "SqliteStore")
@@ -74,6 +83,11 @@ class SqliteStore:
         try:
             while self._waiting:
                 await self._offload.call(self._work, asyncio.get_running_loop(), threading.get_ident())
+        except Exception as error:  # no thread could be had: who waits must not wait for the next commit to try again
+            with self._more:
+                group, self._waiting = self._waiting, []
+            failure = LedgerFailed(f"{self._database.path}: nothing could be written: {error}")
+            _answer(group, [failure] * len(group))
         finally:
             self._serving = None
 

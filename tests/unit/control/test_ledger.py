@@ -166,6 +166,31 @@ def test_after_damage_was_met_nothing_more_is_written(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_where_no_thread_can_be_had_nobody_waits_for_ever(tmp_path: Path) -> None:
+    """A node with one slot would commit nothing else that could wake who waits."""
+
+    class Crowded(HostOffload):
+        full = False
+
+        async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            if Crowded.full:
+                raise RuntimeError("can't start new thread")
+            return await super().call(function, *args, **named)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, Crowded())
+        Crowded.full = True
+        commits = asyncio.gather(*(store.commit(a_new(number)) for number in (1, 2)), return_exceptions=True)
+        answers = await asyncio.wait_for(commits, LIMIT_SECS)
+        assert [(type(each), "start new thread" in str(each)) for each in answers] == [(LedgerFailed, True)] * 2
+        Crowded.full = False
+        await store.commit(a_new(1))
+        assert await ids(store) == ["i1"]
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_a_caller_that_gives_up_does_not_harm_the_others(tmp_path: Path) -> None:
     async def main() -> None:
         store, going = await on_slow_disk(tmp_path)
