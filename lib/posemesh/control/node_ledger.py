@@ -280,7 +280,9 @@ class NodeLedger:
             if pending.commit is not None:
                 with suppress(StaleRows, Conflict):
                     return await self._give(pending)
-            await self._observe(pending.task)
+            found = await self._observe(pending.task)
+            if pending.commit is not None and pending.commit.outbox and {*pending.commit.outbox} <= {*found.outbox}:
+                return pending.commit  # its answer was lost, and a newer lease has changed its other rows since
             pending.commit = pending.build()
         return await self._give(pending)
 
@@ -292,9 +294,10 @@ class NodeLedger:
         self._note_rows(commit)
         return commit
 
-    async def _observe(self, task: str) -> None:
+    async def _observe(self, task: str) -> Snapshot:
         """Read again what the task's rows are, and the number of the last receipt."""
-        self._sequence = (await self._store.snapshot(self._runtime)).sequence
+        snapshot = await self._store.snapshot(self._runtime)
+        self._sequence = snapshot.sequence
         holder = await self._store.holder(self._runtime, task)
         for lease, row in tuple(self._inputs.items()):
             if row.task == task:
@@ -303,6 +306,7 @@ class NodeLedger:
         self._holders.pop(task, None)
         if holder is not None:
             self._holders[task] = holder
+        return snapshot
 
     def _note_rows(self, commit: Commit) -> None:
         """Who holds the key of a task now, and what others' rows have become by it."""

@@ -257,6 +257,27 @@ def test_an_outcome_that_is_given_again_is_on_record_once(
     on_store(body)
 
 
+def test_an_outcome_whose_answer_was_lost_before_its_task_was_leased_again(on_store: Any) -> None:
+    """The newer lease has changed its input since, so that it is not as it was committed: it was refused for ever."""
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await ledger.commit_accepted(1, ENVELOPE)
+        ledger._store = Unsure(store, "lost")  # type: ignore[assignment]
+        with pytest.raises(LedgerFailed):
+            await ledger.commit_outcome(1, outcome())
+        await ledger.commit_accepted(2, ENVELOPE)
+        await ledger.commit_outcome(1, outcome())
+        assert ledger.unsettled() == (outcome(),)
+        assert len(await store.outbox(RUNTIME)) == len(await store.receipts(RUNTIME)) == 1
+        ledger.settle(1, "superseded")
+        await ledger.commit_outcome(2, outcome())
+        await ledger.close()
+        assert [owed.fence for owed in (await made(await reopen())).owed] == [2]
+
+    on_store(body)
+
+
 def test_a_note_that_is_lost_costs_one_more_offer(on_store: Any) -> None:
     async def body(store: Store, reopen: Reopen) -> None:
         ledger = await made(store)
