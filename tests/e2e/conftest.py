@@ -67,8 +67,9 @@ class NodeProcess:
         with self._said:
             self._said.notify_all()
 
-    def wait_line(self, *texts: str, within: float = 10.0) -> str:
-        """The first line with one of the ``texts`` in it."""
+    def wait_line(self, text: str, within: float = 10.0, *, instead: str | None = None) -> str:
+        """The first line with ``text`` in it, or with what there may be ``instead``."""
+        texts = [text] if instead is None else [text, instead]
 
         def found() -> str | None:
             return next((line for line in self.lines if any(text in line for text in texts)), None)

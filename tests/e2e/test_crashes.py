@@ -229,7 +229,7 @@ def test_killed_before_and_after_each_commit_of_a_task(world: World) -> None:
     heirs = [world.again(KILLED, BOUNDARY=-1, **plans[name]) for name in killed]
     net.wait(lambda: all(task.state == "completed" for task in tasks.values()), 40, "all are completed")
     for node in heirs:
-        node.wait_line("signed_in", within=20)
+        node.wait_line("signed_in", 20)
         node.stop(10)
     completed_once(world, *tasks.values())
     for name in names:
@@ -238,7 +238,7 @@ def test_killed_before_and_after_each_commit_of_a_task(world: World) -> None:
 
 def ended_by_kill(node: NodeProcess) -> bool:
     """Once its task is over it is told to stop, and may be killed then."""
-    if "killed" not in node.wait_line("killed ", '"ending"', within=40):
+    if "killed" not in node.wait_line("killed ", 40, instead='"ending"'):
         node.signal()
     return node.wait(20) == -signal.SIGKILL
 
