@@ -40,7 +40,7 @@ from posemesh.control.store import (
     StoreError,
 )
 from posemesh.events import LeaseId
-from posemesh.telemetry import logger
+from posemesh.telemetry import logger, scrub
 from posemesh.types import LeaseEnvelope, Outcome
 
 __all__ = ("Interrupted", "NodeLedger", "Owed")
@@ -157,7 +157,8 @@ class NodeLedger:
         if entry is None:
             return
         task = self._outcomes.pop(entry).task.task_id
-        self._take_note(partial(self._note, task, self._outbox.pop(entry), ending, problem))
+        # What a service answers may hold the token that it was sent.
+        self._take_note(partial(self._note, task, self._outbox.pop(entry), ending, scrub(problem)))
 
     def unsettled(self) -> tuple[Outcome, ...]:
         """Outcomes whose delivery has not ended, those of earlier processes first."""

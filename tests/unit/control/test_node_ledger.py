@@ -151,6 +151,22 @@ def test_no_token_touches_the_disk(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_no_token_that_a_service_sends_back_touches_the_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened("sqlite", tmp_path / "state") as (store, _):
+            ledger = await made(store)
+            await ledger.commit_accepted(7, ENVELOPE)
+            await ledger.commit_outcome(7, outcome())
+            ledger.settle(7, "refused", 'DMS report answered 404: {"Authorization": "Bearer very-secret-token"}')
+            await ledger.close()
+            [entry] = await store.outbox(RUNTIME)
+            assert (entry.ending, entry.problem[:23]) == ("refused", "DMS report answered 404")
+            written = b"".join(path.read_bytes() for path in (tmp_path / "state").iterdir())
+            assert b"very-secret-token" not in written
+
+    asyncio.run(main())
+
+
 def test_a_task_leased_again_takes_the_place_of_what_it_left(on_store: Any) -> None:
     """Under way, waiting to be delivered, or delivered: each lease is one of its own, with a higher fence."""
 
