@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from posemesh.control.node_ledger import Interrupted, NodeLedger
 from posemesh.events import Event, LeaseId, LeaseRecovered, OutcomeRecovered
+from posemesh.machines.delivery import DeliveryState
 from posemesh.outcomes import FailureCode
 from posemesh.policy import ATTEMPTS_MAX, lease_ttl
 from posemesh.runners.executors.declared import Declared
@@ -31,9 +32,17 @@ def recovered(
     """The events that say so, at most one for each number; ``wall`` is the time in seconds since 1970."""
     given = iter(numbers)
     finished = {each.outcome.task.task_id: each for each in ledger.owed if each.outcome.kind is OutcomeKind.COMPLETED}
+    newest = {each.outcome.task.task_id: each.fence for each in ledger.owed}
+    newest.update((str(each.envelope.task.id), each.fence) for each in ledger.interrupted)
     for owed in ledger.owed:  # before the leases, as a lease of the same task is the newer of the two
         key = next(given)
         ledger.adopt(key, owed.id)
+        task = owed.outcome.task.task_id
+        if owed.outcome.kind is not OutcomeKind.COMPLETED and (task in finished or owed.fence < newest[task]):
+            # Its report was in flight when the task was leased again, and would end the newer lease, or come before
+            # the result.
+            ledger.settle(key, DeliveryState.SUPERSEDED)
+            continue
         yield OutcomeRecovered(lease=key, outcome=owed.outcome)
     for place, left in enumerate(ledger.interrupted):
         result = finished.get(str(left.envelope.task.id))

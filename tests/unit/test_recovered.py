@@ -155,3 +155,52 @@ def test_a_lease_whose_task_an_earlier_one_finished_meanwhile_is_dropped() -> No
 
     assert asyncio.run(start()) == ([OutcomeRecovered(lease=1, outcome=outcome(1))], 1)
     assert asyncio.run(start()) == ([OutcomeRecovered(lease=1, outcome=outcome(1))], 0)
+
+
+@pytest.mark.parametrize("later", ["under way", "failed", "completed"])
+def test_a_failure_that_was_being_reported_when_its_task_was_leased_again_gives_way(later: str) -> None:
+    """Offered beside what the newer lease came to, it could be taken first, and the result be refused."""
+    rows: dict[object, Any] = {}
+    failed = replace(outcome(1), kind=OutcomeKind.FAILED, code="runner_error")
+
+    async def main() -> None:
+        ledger = await opened(rows)
+        await ledger.commit_accepted(1, lease(1))
+        await ledger.commit_outcome(1, failed)
+        await ledger.commit_accepted(2, lease(1))
+        if later != "under way":
+            await ledger.commit_outcome(2, outcome(1) if later == "completed" else replace(failed, message="again"))
+
+    asyncio.run(main())
+
+    async def start() -> list[Event]:
+        ledger = await opened(rows)
+        runners = {"a": declare_runner("/a/v1", work, Terms(name="a"))}
+        events = list(recovered(ledger, (1, 2), route=lambda spec: TO_A, runners=runners, slots=4, wall=NOW))
+        await ledger.close()
+        return events
+
+    (event,) = asyncio.run(start())
+    if later == "under way":
+        assert isinstance(event, LeaseRecovered)
+    else:
+        assert isinstance(event, OutcomeRecovered)
+        assert event.outcome != failed
+    (again,) = asyncio.run(start())
+    assert replace(again, lease=event.lease) == event, "the first is on record as superseded"
+
+
+def test_a_result_that_came_after_a_later_lease_had_failed_is_what_is_offered() -> None:
+    rows: dict[object, Any] = {}
+
+    async def main() -> None:
+        ledger = await opened(rows)
+        await ledger.commit_accepted(1, lease(1))
+        await ledger.commit_accepted(2, lease(1))
+        await ledger.commit_outcome(2, replace(outcome(1), kind=OutcomeKind.FAILED, code="runner_error"))
+        await ledger.commit_outcome(1, outcome(1))
+
+    asyncio.run(main())
+    events, _ = found(rows)
+    assert [type(event) for event in events] == [OutcomeRecovered]
+    assert isinstance(events[0], OutcomeRecovered) and events[0].outcome == outcome(1)
