@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,17 +15,21 @@ from aiohttp import web
 
 from posemesh.config import NodeConfig
 from posemesh.control.ledger import SqliteStore
+from posemesh.control.node_ledger import NodeLedger
+from posemesh.control.records import Ids
 from posemesh.control.store import Commit, LedgerUnfit, Store, StoreError
+from posemesh.control.vault import Vault
 from posemesh.errors import ConfigError, PosemeshError
 from posemesh.runners.metrics import MetricsBackend, MetricsShare, default_metrics
 from posemesh.runtime import ListenError, Runtime
+from posemesh.secret import Secret
 from posemesh.shell.offload import HostOffload, Offload
 from posemesh.shell.pool import Pool
 from posemesh.shell.server import Endpoints, Overview, Server, routes
 from posemesh.storage.workspace import state_dir
 from posemesh.telemetry import logger
 
-__all__ = ("Home", "Host", "OpenStore", "home_of_its_own", "runtime_name")
+__all__ = ("Home", "Host", "OpenStore", "home_of_its_own")
 
 OpenStore = Callable[[Path, Offload], Awaitable[Store]]
 
@@ -48,6 +53,11 @@ class Home:
     settled: Callable[[Runtime], None] = lambda runtime: None
     port: int | None = None
     pool: Pool | None = None
+
+    async def ledger(self, key: Secret, address: str, wall: Callable[[], float]) -> NodeLedger:
+        """That of the wallet with that ``key`` and ``address``; ``wall`` gives seconds since the epoch."""
+        ids = Ids(wall, Random())
+        return await NodeLedger.open(self.store, runtime_name(address), wall=wall, ids=ids, vault=Vault(key))
 
 
 async def home_of_its_own(

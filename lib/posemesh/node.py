@@ -17,10 +17,8 @@ from posemesh import telemetry
 from posemesh.capacity import Capacity
 from posemesh.config import NodeConfig
 from posemesh.control.ledger import SqliteStore
-from posemesh.control.node_ledger import NodeLedger
-from posemesh.control.records import Ids
 from posemesh.errors import ConfigError, NodeStopped, PosemeshError
-from posemesh.hosting import Home, Host, OpenStore, home_of_its_own, runtime_name
+from posemesh.hosting import Home, Host, OpenStore, home_of_its_own
 from posemesh.machines._kernel import Moved
 from posemesh.runners.api import Runner, RunnerTarget
 from posemesh.runners.executors.declared import (
@@ -340,7 +338,6 @@ class Node:
                 home = self._home = self._host.admit(config, address, self.stop)
             else:
                 home = self._home = await home_of_its_own(config, address, self._open_store, offload, default)
-            wall = self._clock.wall
             runtime = Runtime(
                 config,
                 runners,
@@ -349,7 +346,7 @@ class Node:
                 clock=self._clock,
                 offload=offload,
                 rng=self._rng,
-                ledger=await NodeLedger.open(home.store, runtime_name(address), wall=wall, ids=Ids(wall, Random())),
+                ledger=await home.ledger(config.secp256k1_privhex, address, self._clock.wall),
                 secrets=self._secrets,
                 state=home.state,
                 pool=home.pool,

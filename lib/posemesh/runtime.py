@@ -170,6 +170,9 @@ class Runtime:
 
     def _recover(self) -> None:
         owed, left = len(self._ledger.owed), len(self._ledger.interrupted)
+        for each in self._ledger.interrupted:
+            if each.envelope.access_token is not None:
+                register_secret(each.envelope.access_token)
         if owed or left:
             logger().info(f"on record: {owed} outcome(s) to deliver, {left} task(s) that were under way")
         for event in recovered(

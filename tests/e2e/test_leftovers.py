@@ -81,4 +81,5 @@ def test_what_a_killed_node_left_is_removed_and_a_living_nodes_is_not(world: Wor
         assert task.state == "completed" and len(task.outcomes) == 1, task.outcomes
     living.stop()
     heir.stop()
-    assert not list(state.glob("*/work/*")) and not list((tmp_path / "tmp").iterdir())
+    assert not [path for path in state.glob("*/*/*") if path.parent.name == "work"]
+    assert not list((tmp_path / "tmp").iterdir())

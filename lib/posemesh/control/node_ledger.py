@@ -39,6 +39,7 @@ from posemesh.control.store import (
     Store,
     StoreError,
 )
+from posemesh.control.vault import Vault
 from posemesh.events import LeaseId
 from posemesh.telemetry import logger, scrub
 from posemesh.types import LeaseEnvelope, Outcome
@@ -65,14 +66,23 @@ class NodeLedger:
     """The :class:`posemesh.shell.ledger.Ledger` of the node called ``runtime``. Leases are numbered anew by each
     process: what an earlier one left is given a number with :meth:`adopt` and :meth:`resume`.
 
-    ``wall`` gives seconds since the epoch, ``ids`` names that were never given before.
+    ``wall`` gives seconds since the epoch, ``ids`` names that were never given before. Without a ``vault`` no token is
+    kept.
     """
 
-    def __init__(self, store: Store, snapshot: Snapshot, wall: Callable[[], float], ids: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        snapshot: Snapshot,
+        wall: Callable[[], float],
+        ids: Callable[[], str],
+        vault: Vault | None = None,
+    ) -> None:
         self._store = store
         self._runtime = snapshot.runtime
         self._wall = wall
         self._ids = ids
+        self._vault = vault
         self._position = snapshot.position
         self._sequence = snapshot.sequence
         self._inputs: dict[LeaseId, InputRow] = {}
@@ -88,18 +98,26 @@ class NodeLedger:
         self._gate = asyncio.Lock()
         self._unsure = 0
         #: What the node before this one left behind, as it was found when this one was opened, the oldest first.
-        self.interrupted = tuple(interrupted_of(row) for row in snapshot.inputs)
+        self.interrupted = tuple(interrupted_of(row, vault) for row in snapshot.inputs)
         self.owed = tuple(map(self._owed, self._outbox))
 
     @classmethod
-    async def open(cls, store: Store, runtime: str, *, wall: Callable[[], float], ids: Callable[[], str]) -> Self:
+    async def open(
+        cls,
+        store: Store,
+        runtime: str,
+        *,
+        wall: Callable[[], float],
+        ids: Callable[[], str],
+        vault: Vault | None = None,
+    ) -> Self:
         """The ledger of ``runtime`` in ``store``. Raises StoreError, LedgerCorrupt for a row without its meaning."""
         snapshot = await store.snapshot(runtime)
         if snapshot.lifecycle is None:
             await store.commit(
                 Commit(runtime=runtime, lifecycle=RuntimeRow(runtime=runtime, phase="idle", updated=wall()))
             )
-        ledger = cls(store, snapshot, wall, ids)
+        ledger = cls(store, snapshot, wall, ids, vault)
         for row in snapshot.outbox:  # its input has ended, so that it is not among the open ones, and holds its key
             if (found := await store.input(runtime, row.input)) is None:
                 raise LedgerCorrupt(
@@ -115,7 +133,7 @@ class NodeLedger:
         self._position += 1
         found = self._inputs.get(lease)
         if found is None:
-            row = taken(self._runtime, self._ids(), run, self._position, envelope, now)
+            row = taken(self._runtime, self._ids(), run, self._position, envelope, now, self._vault)
             # Before the commit is answered: its end may be committed while that is still unknown.
             self._inputs[lease] = row
             await self._commit(_Pending(row.task, lambda: self._accepted(row)))
@@ -125,7 +143,7 @@ class NodeLedger:
                 found.task,
                 lambda: Commit(
                     runtime=self._runtime,
-                    inputs=(taken_again(self._inputs[lease], run, fence, envelope, now),),
+                    inputs=(taken_again(self._inputs[lease], run, fence, envelope, now, self._vault),),
                 ),
             )
             await self._commit(pending)

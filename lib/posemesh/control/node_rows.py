@@ -19,6 +19,7 @@ from posemesh.control.records import (
     encode,
 )
 from posemesh.control.store import Commit, InputRow, LedgerCorrupt, OutboxRow, ReceiptRow
+from posemesh.control.vault import Vault
 from posemesh.errors import WireError
 from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind
 
@@ -41,17 +42,20 @@ _REPORTED: Final = (OutcomeKind.COMPLETED, OutcomeKind.FAILED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What is kept of a lease until it ends: what was asked and on whose behalf, and how often it was begun here. No
-    token: it is short-lived, and a node that finds its lease alive is given a new one.
+    """What is kept of a lease until it ends: what was asked and on whose behalf, its token sealed, and how often it was
+    begun here.
     """
 
     envelope: LeaseEnvelope
+    token: str | None = None
     attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted:
-    """Work that was under way when the node before this one ended. ``envelope`` has no token."""
+    """Work that was under way when the node before this one ended. The token of ``envelope`` may be an old one, or
+    missing.
+    """
 
     id: str
     envelope: LeaseEnvelope
@@ -70,7 +74,9 @@ class Owed:
     since: float
 
 
-def taken(runtime: str, id: str, run: str, position: int, envelope: LeaseEnvelope, now: float) -> InputRow:
+def taken(
+    runtime: str, id: str, run: str, position: int, envelope: LeaseEnvelope, now: float, vault: Vault | None
+) -> InputRow:
     """A lease that was accepted and is to be run, in one row: nothing waits between the two."""
     return InputRow(
         runtime=runtime,
@@ -85,19 +91,23 @@ def taken(runtime: str, id: str, run: str, position: int, envelope: LeaseEnvelop
         run=run,
         created=now,
         updated=now,
-        body=_kept(envelope, 1),
+        body=_kept(envelope, 1, vault),
     )
 
 
-def taken_again(row: InputRow, run: str, fence: int, envelope: LeaseEnvelope, now: float) -> InputRow:
+def taken_again(
+    row: InputRow, run: str, fence: int, envelope: LeaseEnvelope, now: float, vault: Vault | None
+) -> InputRow:
     """A lease that was found and stands: a new attempt of the same input."""
     attempts = decode(Kept, row.body).attempts + 1
-    return row.next(run=run, fence=fence, updated=now, body=_kept(envelope, attempts))
+    return row.next(run=run, fence=fence, updated=now, body=_kept(envelope, attempts, vault))
 
 
-def _kept(envelope: LeaseEnvelope, attempts: int) -> str:
-    bare = replace(envelope, access_token=None, access_token_expires_at=None)
-    return encode(Kept(envelope=bare, attempts=attempts)).decode()
+def _kept(envelope: LeaseEnvelope, attempts: int, vault: Vault | None) -> str:
+    token = None if envelope.access_token is None or vault is None else vault.seal(envelope.access_token)
+    expires = None if token is None else envelope.access_token_expires_at
+    bare = replace(envelope, access_token=None, access_token_expires_at=expires)
+    return encode(Kept(envelope=bare, token=token, attempts=attempts)).decode()
 
 
 def displaced(holder: InputRow | None, row: InputRow) -> tuple[InputRow, ...]:
@@ -177,13 +187,16 @@ def _waiting(ended: InputRow, outcome: Outcome, id: str, digest: str, receipt: i
     )
 
 
-def interrupted_of(row: InputRow) -> Interrupted:
+def interrupted_of(row: InputRow, vault: Vault | None) -> Interrupted:
     """Raises LedgerCorrupt."""
     try:
         kept = decode(Kept, row.body)
     except WireError as error:
         raise LedgerCorrupt(f"inputs {row.runtime}/{row.id}: {error}; it was left as it is") from None
-    return Interrupted(id=row.id, envelope=kept.envelope, attempts=kept.attempts, fence=row.fence, since=row.created)
+    token = None if kept.token is None or vault is None else vault.open(kept.token)
+    expires = None if token is None else kept.envelope.access_token_expires_at
+    envelope = replace(kept.envelope, access_token=token, access_token_expires_at=expires)
+    return Interrupted(id=row.id, envelope=envelope, attempts=kept.attempts, fence=row.fence, since=row.created)
 
 
 def entry_of(row: OutboxRow) -> OutboxEntry:

@@ -17,6 +17,7 @@ import pytest
 from posemesh.control.ledger import SqliteStore
 from posemesh.control.node_ledger import NodeLedger
 from posemesh.control.store import Commit, InputRow, LedgerCorrupt, LedgerFailed, LedgerFull, Store, StoreError
+from posemesh.control.vault import Vault
 from posemesh.secret import Secret
 from posemesh.shell.ledger import Ledger
 from posemesh.types import Artifact, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
@@ -137,10 +138,19 @@ def test_work_that_was_under_way_is_found_after_a_restart_without_its_token(on_s
     on_store(body)
 
 
-def test_no_token_touches_the_disk(tmp_path: Path) -> None:
+def test_a_token_is_on_the_disk_sealed_for_its_wallet_alone(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened("sqlite", tmp_path / "state") as (store, _):
-            ledger = await made(store)
+            clock, vault = itertools.count(), Vault(Secret("4c" * 32))
+            ledger = await NodeLedger.open(
+                store, RUNTIME, wall=lambda: next(clock), ids=lambda: f"v{next(clock)}", vault=vault
+            )
+            await ledger.commit_accepted(6, replace(ENVELOPE, task=replace(ENVELOPE.task, id=UUID(int=6))))
+            for key, token in (("4c" * 32, ENVELOPE.access_token), ("5d" * 32, None)):
+                snapshot, vault = await store.snapshot(RUNTIME), Vault(Secret(key))
+                (left,) = NodeLedger(store, snapshot, lambda: 0.0, lambda: "", vault).interrupted
+                assert left.envelope.access_token == token
+                assert (left.envelope.access_token_expires_at is None) is (token is None)
             await ledger.commit_accepted(7, ENVELOPE)
             await ledger.commit_outcome(7, outcome())
             files = list((tmp_path / "state").iterdir())

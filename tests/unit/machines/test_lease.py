@@ -361,14 +361,12 @@ def test_a_lease_that_is_found_and_lacks_what_a_task_needs() -> None:
     assert names(made(COMMITTED)) == ["StartRunner"] and made.subject.task.domain_id == str(DOMAIN)
 
 
-def test_a_lease_that_is_found_and_gets_no_token_is_given_back() -> None:
-    """No token is ever on record; without one its artifacts would be refused when all the work is done."""
-    made = bench(recovered(access_token=None))
-    (commit,) = made(said())
-    assert isinstance(commit, CommitOutcome) and commit.outcome.code == "setup_failed"
-    assert made.state is FINISHING and not made.subject.ran
-    made = bench(recovered(access_token=None), said(access_token=Secret("new")))
-    assert made.state is ACCEPTED
+def test_a_lease_that_is_found_runs_with_the_token_on_record_unless_there_is_a_new_one() -> None:
+    """An answer without a token says that nothing has changed."""
+    for given, token in ((said(), "old"), (said(access_token=Secret("new")), "new")):
+        made = bench(recovered(access_token=Secret("old")))
+        (commit,) = made(given)
+        assert isinstance(commit, CommitAccepted) and commit.envelope.access_token == Secret(token)
 
 
 def test_a_lease_that_is_found_but_must_not_run_again_has_failed() -> None:

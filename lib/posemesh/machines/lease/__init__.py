@@ -85,10 +85,6 @@ def says_cancel(lease: Lease, step: Step[HeartbeatAccepted]) -> bool:
     return step.event.answer.cancels
 
 
-def brings_no_token(lease: Lease, step: Step[HeartbeatAccepted]) -> bool:
-    return step.event.answer.access_token is None and lease.envelope is not None and lease.envelope.access_token is None
-
-
 def unrunnable(lease: Lease, step: Step[LeaseOffered]) -> bool:
     return bool(step.event.problem) or step.event.envelope.task.capability not in step.capabilities
 
@@ -156,11 +152,6 @@ def take_outcome(lease: Lease, step: Step[OutcomeRecovered]) -> None:
 
 def fail_recovered(lease: Lease, step: Step[LeaseRecovered]) -> Command:
     return _conclude(lease, failed(lease.task, step.event.code, step.event.problem))
-
-
-def fail_tokenless(lease: Lease, step: Step[HeartbeatAccepted]) -> Command:
-    problem = "the lease stands, but no access token is on record and the service sent none"
-    return _fail(lease, FailureCode.SETUP_FAILED, problem)
 
 
 def fail_unreadable(lease: Lease, step: Step[LeaseUnreadable]) -> Command:
@@ -311,14 +302,6 @@ TABLE = (
     Edge(LeaseRecovered, OFFERED, FINISHING, "it must not run again", refused, (take_terms, fail_recovered)),
     Edge(LeaseRecovered, OFFERED, FOUND, "it may run again where its lease stands", do=(take_terms,)),
     Edge(HeartbeatAccepted, FOUND, None, "it stands, to be cancelled", says_cancel),
-    Edge(
-        HeartbeatAccepted,
-        FOUND,
-        FINISHING,
-        "its work could not be stored; a new lease has a token",
-        brings_no_token,
-        (fail_tokenless,),
-    ),
     Edge(HeartbeatAccepted, FOUND, ACCEPTED, "the service says that it stands", do=(merge_terms, accept)),
     Edge(Committed, ACCEPTED, FINISHING, "it was to stop before it began", told_to_stop, (end_stopped,)),
     Edge(Committed, ACCEPTED, FINISHING, "its terms lack what a task needs", unpreparable, (fail_setup,)),
