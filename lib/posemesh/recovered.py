@@ -41,7 +41,7 @@ def recovered(
         if owed.outcome.kind is not OutcomeKind.COMPLETED and (task in finished or owed.fence < newest[task]):
             # Its report was in flight when the task was leased again, and would end the newer lease, or come before
             # the result.
-            ledger.settle(key, DeliveryState.SUPERSEDED)
+            ledger.settle(key, DeliveryState.SUPERSEDED.value)
             continue
         yield OutcomeRecovered(lease=key, outcome=owed.outcome)
     for place, left in enumerate(ledger.interrupted):
