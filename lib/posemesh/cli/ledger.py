@@ -102,13 +102,15 @@ def show(id: str, state: Path | None, env_file: str | None, as_json: bool) -> No
         kinds: tuple[type[Row], ...] = (InputRow, ReceiptRow, OutboxRow)
         read = [_read(db, kind) for kind in kinds]
     rows = [row for found, _ in read for row in found if _concerns(row, id)]
-    tasks = {row.id for row in rows if isinstance(row, InputRow)}
+    inputs = [row for row in rows if isinstance(row, InputRow)]
+    tasks, runs = {row.id for row in inputs}, {row.run for row in inputs}
     known = set(rows)
     rows += [
         row
         for found, _ in read
         for row in found
-        if row not in known and isinstance(row, OutboxRow) and row.input in tasks
+        if row not in known
+        and (isinstance(row, OutboxRow) and row.input in tasks or isinstance(row, ReceiptRow) and row.run in runs)
     ]
     if not rows:
         raise click.ClickException(f"nothing in {directory / FILE} begins with {id}; `ledger ls` lists what there is")
