@@ -14,7 +14,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from posemesh.golem.errors import CommandExit, report
+from posemesh.golem.errors import EXITS, CommandExit, report
 from posemesh.wire import golem as wire
 
 if TYPE_CHECKING:
@@ -215,8 +215,8 @@ class Commands:
     async def _work(self, handler: Handler, run: RunContext) -> None:
         try:
             value = await settle(handler(run))
-        except SystemExit as left:  # must not end the loop
-            code = left.code
+        except EXITS as left:
+            code = left.code if isinstance(left, SystemExit) else 1
             raise CommandExit(code if isinstance(code, int) else 0 if code is None else 1) from left
         if value is not None:
             from posemesh.golem.text import compact

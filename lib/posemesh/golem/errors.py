@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 from posemesh.errors import PosemeshError
 
-__all__ = ("CommandExit", "HandlerError", "NotSupported", "SettingsError", "as_error", "report")
+__all__ = ("EXITS", "CommandExit", "HandlerError", "NotSupported", "SettingsError", "as_error", "report")
+
+
+EXITS: Final = (SystemExit, KeyboardInterrupt)
+"""What would end the loop with all that runs on it, were it not caught in the handler that raises it."""
 
 
 class HandlerError(PosemeshError):
@@ -58,6 +63,8 @@ def as_error(error: BaseException) -> HandlerError:
     if isinstance(error, OSError) and error.errno is not None:
         text = error.strerror or os.strerror(error.errno)
         return HandlerError(f"{text} (os error {error.errno})", error.errno)
+    if isinstance(error, SystemExit):
+        return HandlerError(f"The handler wanted to end the program, with exit code {error.code}")
     return HandlerError(str(error) or type(error).__name__)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from posemesh.errors import PosemeshError
 from posemesh.golem.commands import Commands, Emitter, Gate, finish, settle
 from posemesh.golem.context import Context, Control
-from posemesh.golem.errors import HandlerError, as_error, report
+from posemesh.golem.errors import EXITS, HandlerError, as_error, report
 from posemesh.golem.pipes import Inbox, Outbox, claim_stdin, claim_stdout
 from posemesh.golem.runtime import RuntimeMode
 from posemesh.orders import SERVED
@@ -39,6 +39,10 @@ SHUTDOWN_SECS: Final = 3.0
 CANCEL_SECS: Final = 0.2
 KILL_SECS: Final = 0.3
 FLUSH_SECS: Final = 0.5
+START_SECS: Final = 0.5
+"""For a start whose requests have ended already; what is piped in is answered where it takes no longer."""
+EARLY_MAX: Final = 256 * 1024
+"""Bytes of requests that are read before the start is over, so that their end is heard of."""
 LINGER_SECS: Final = 0.2
 """Some readers lose what was written right before the end of the program."""
 
@@ -66,6 +70,8 @@ class Server:
         self._inbox = Inbox(stdin, self._received)
         self._outbox.on_room = self._inbox.open
         self._frames = wire.Frames()
+        self._early: list[bytes] | None = []
+        """What came before the start was over."""
         self._commands = Commands(emitter := Emitter(self._outbox), Control(self._asked), self._idle)
         self._ctx: Context[Any] = setup.context(self._commands, emitter, self._asked)
         self._hello = wire.HelloReply(setup.runtime.VERSION)
@@ -83,6 +89,7 @@ class Server:
     async def run(self) -> int:
         """The exit code."""
         starting = asyncio.create_task(self._start())
+        self._inbox.open()
         await asyncio.wait((starting, self._end), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             await self._finish_requests({starting}, GRACE_SECS if self._end.result() is End.ASKED else 0)
@@ -96,13 +103,20 @@ class Server:
             report(error, "Failed to start the runtime: ")
             await self._tidy(_family())
             return 1
-        self._inbox.open()
+        early, self._early = self._early or [], None
+        for data in early:
+            self._received(data)
+        if not self._outbox.full:
+            self._inbox.open()
         return await self._leave(await self._end)
 
     async def _start(self) -> None:
         gate = Gate()
         gate.enter()
-        value = await settle(self._runtime.start(self._ctx))
+        try:
+            value = await settle(self._runtime.start(self._ctx))
+        except EXITS as left:  # a start that ends with 0 is taken for one that went well
+            raise as_error(left) from left
         if value is not None:
             from posemesh.golem.text import compact
 
@@ -124,6 +138,9 @@ class Server:
     # --- Requests -----------------------------------------------------------------------------------------------
 
     def _received(self, data: bytes) -> None:
+        if self._early is not None:
+            self._received_early(self._early, data)
+            return
         if not data:
             self._input_over.set()
             if self._frames.waiting and not self._end.done():
@@ -139,6 +156,15 @@ class Server:
             self._garbage(str(error))
         self._outbox.flush()
         if self._outbox.full:
+            self._inbox.close()
+
+    def _received_early(self, early: list[bytes], data: bytes) -> None:
+        """Requests wait until the start is over; their end does not."""
+        early.append(data)
+        if not data:
+            self._input_over.set()
+            asyncio.get_running_loop().call_later(START_SECS, self.end, End.INPUT)
+        elif sum(map(len, early)) >= EARLY_MAX:
             self._inbox.close()
 
     def _garbage(self, what: str) -> None:
@@ -170,7 +196,7 @@ class Server:
         except asyncio.CancelledError:
             gate.drop()
             self._refuse(id, HandlerError("The runtime stops"))
-        except Exception as error:
+        except (Exception, *EXITS) as error:  # no handler ends the others
             gate.drop()
             self._refuse(id, error)
             self._idle()
@@ -263,7 +289,7 @@ class Server:
         return error
 
     async def _try_to_stop(self, seconds: float) -> BaseException | None:
-        stopping = asyncio.ensure_future(settle(self._runtime.stop(self._ctx)))
+        stopping = asyncio.ensure_future(self._call_stop())
         await finish({stopping}, seconds)
         if not stopping.done():
             stopping.cancel()
@@ -271,6 +297,12 @@ class Server:
         if stopping.cancelled():
             return HandlerError("stop was cancelled")
         return stopping.exception()
+
+    async def _call_stop(self) -> None:
+        try:
+            await settle(self._runtime.stop(self._ctx))
+        except EXITS as left:
+            raise as_error(left) from left
 
     async def _finish_requests(self, requests: set[asyncio.Task[None]], seconds: float = GRACE_SECS) -> None:
         """Let them be answered; what is not in time is cancelled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from posemesh import golem
 from posemesh.golem.pipes import HIGH_BYTES
 from posemesh.wire import golem as wire
 
-from .serving import Methods, no_children, play, serving, turns
+from .serving import PATIENCE_SECS, Methods, no_children, play, serving, turns
 
 __all__ = ("no_children",)
 
@@ -212,6 +213,9 @@ class Endings(Methods):
     async def code(self, run: golem.RunContext, code: str) -> None:
         raise golem.CommandExit(int(code))
 
+    async def interrupts(self, run: golem.RunContext) -> None:
+        raise KeyboardInterrupt
+
     async def leaves(self, run: golem.RunContext, code: str) -> None:
         raise SystemExit(int(code) if code else None)
 
@@ -236,6 +240,7 @@ class Endings(Methods):
         (("code", "137"), 137),
         (("leaves", "3"), 3),
         (("leaves", ""), 0),
+        (("interrupts",), 1),
         (("says",), 1),
         (("mumbles",), 1),
         (("is_plain",), 0),
@@ -482,7 +487,9 @@ def test_what_start_returns_is_the_first_event_and_has_the_first_number() -> Non
     play(scenario())
 
 
-@pytest.mark.parametrize("error", [golem.HandlerError("no"), KeyError("x"), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error", [golem.HandlerError("no"), KeyError("x"), asyncio.CancelledError(), SystemExit(0), KeyboardInterrupt()]
+)
 def test_a_start_that_fails_says_nothing_on_the_stream(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -603,6 +610,77 @@ def test_what_was_asked_before_the_end_of_input_is_answered() -> None:
             assert runtime.story == ["quick", "stop", "stopped"]
 
     play(scenario())
+
+
+def test_the_end_of_input_ends_a_start_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would have asked is gone: a start that waits for something would stay for ever."""
+    monkeypatch.setattr("posemesh.golem.serve.START_SECS", 0.01)
+
+    class Runtime(Stopping):
+        async def start(self, ctx: golem.Context[Any]) -> None:
+            await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with serving(runtime := Runtime()) as peer:
+            peer.send(HELLO)
+            assert await peer.hang_up() == 1
+            assert peer.raw == b""
+            assert runtime.story == ["stop", "stopped"]
+
+    play(scenario())
+
+
+def test_what_was_piped_in_is_answered_where_the_start_is_over_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.golem.serve.START_SECS", PATIENCE_SECS)
+    monkeypatch.setattr("posemesh.golem.serve.EARLY_MAX", 20)
+
+    class Runtime(Stopping):
+        async def start(self, ctx: golem.Context[Any]) -> None:
+            self.may_go_on = asyncio.Event()
+            await self.may_go_on.wait()
+
+    async def scenario() -> None:
+        async with serving(runtime := Runtime()) as peer:
+            asked = [peer.send(HELLO), peer.run("quick")]
+            await turns(10)
+            asked.append(peer.send(HELLO))
+            peer.end_input()
+            await turns(10)
+            assert peer.raw == b""
+            runtime.may_go_on.set()
+            assert await peer.all() == 0
+            assert {each.id for each in peer.said if not each.event} == {*asked}
+            assert runtime.story == ["quick", "stop", "stopped"]
+
+    play(scenario())
+
+
+def test_a_handler_that_exits_ends_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """Parsers of arguments do that. A program that ended with 0 would be taken for a start, a run, that went well."""
+
+    class Runtime(Stopping):
+        async def join_network(self, network: wire.CreateNetwork, ctx: golem.Context[Any]) -> None:
+            sys.exit(0)
+
+        async def kill_command(self, kill: wire.KillProcess, ctx: golem.Context[Any]) -> None:
+            raise KeyboardInterrupt
+
+        def stop(self, ctx: golem.Context[Any]) -> Any:
+            self.story.append("stop")
+            sys.exit(3)
+
+    async def scenario() -> None:
+        async with serving(runtime := Runtime()) as peer:
+            text = "The handler wanted to end the program, with exit code"
+            assert await peer.ask(wire.CreateNetwork()) == wire.Error(1, f"{text} 0")
+            assert await peer.ask(wire.KillProcess()) == wire.Error(1, "KeyboardInterrupt")
+            assert await peer.ask(wire.Shutdown()) == wire.Error(1, f"{text} 3")
+            assert await peer.ask(HELLO) == GREETING
+            assert await peer.hang_up() == 1
+            assert runtime.story == ["stop", "stop"]
+
+    play(scenario())
+    assert "SystemExit" in capsys.readouterr().err
 
 
 def test_a_stop_that_hangs_ends_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
