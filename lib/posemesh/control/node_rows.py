@@ -21,7 +21,7 @@ from posemesh.control.records import (
 from posemesh.control.store import Commit, InputRow, LedgerCorrupt, OutboxRow, ReceiptRow
 from posemesh.control.vault import Vault
 from posemesh.errors import WireError
-from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind
+from posemesh.types import JSON, LeaseEnvelope, Outcome, OutcomeKind
 
 __all__ = (
     "Interrupted",
@@ -38,6 +38,8 @@ __all__ = (
 )
 
 _REPORTED: Final = (OutcomeKind.COMPLETED, OutcomeKind.FAILED)
+_DEPTH_MAX: Final = 256
+"""What is nested deeper may be written and not be read again: how deep a reader gets depends on who calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +106,21 @@ def taken_again(
 
 
 def _kept(envelope: LeaseEnvelope, attempts: int, vault: Vault | None) -> str:
+    if _is_too_deep([envelope.task.meta, envelope.task.capability_filters]):
+        raise WireError(f"expected a task whose JSON is nested at most {_DEPTH_MAX} deep, got a deeper one")
     token = None if envelope.access_token is None or vault is None else vault.seal(envelope.access_token)
     expires = None if token is None else envelope.access_token_expires_at
     bare = replace(envelope, access_token=None, access_token_expires_at=expires)
     return encode(Kept(envelope=bare, token=token, attempts=attempts)).decode()
+
+
+def _is_too_deep(level: list[JSON]) -> bool:
+    for _ in range(_DEPTH_MAX):
+        held = (
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        )
+        level = [each for values in held for each in values]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def displaced(holder: InputRow | None, row: InputRow) -> tuple[InputRow, ...]:

@@ -18,6 +18,7 @@ from posemesh.control.ledger import SqliteStore
 from posemesh.control.node_ledger import NodeLedger
 from posemesh.control.store import Commit, InputRow, LedgerCorrupt, LedgerFailed, LedgerFull, Store, StoreError
 from posemesh.control.vault import Vault
+from posemesh.errors import WireError
 from posemesh.secret import Secret
 from posemesh.shell.ledger import Ledger
 from posemesh.types import Artifact, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
@@ -175,6 +176,30 @@ def test_no_token_that_a_service_sends_back_touches_the_disk(tmp_path: Path) -> 
             assert b"very-secret-token" not in written
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"a": 1, "b": inner}])
+def test_what_could_not_be_read_again_is_not_accepted(on_store: Any, nest: Callable[[Any], Any]) -> None:
+    """A task nested as deep as can just be read was on record, and the node did not start any more."""
+
+    def nested(depth: int) -> LeaseEnvelope:
+        meta: Any = []
+        for _ in range(depth - 1):
+            meta = nest(meta)
+        return replace(ENVELOPE, task=replace(ENVELOPE.task, meta=meta))
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        with pytest.raises(WireError, match="nested at most 256 deep"):
+            await ledger.commit_accepted(1, nested(257))
+        failed = outcome(OutcomeKind.FAILED)
+        await ledger.commit_outcome(1, failed)
+        await ledger.commit_accepted(2, nested(256))
+        again = await made(await reopen())
+        assert [each.envelope.task.meta for each in again.interrupted] == [nested(256).task.meta]
+        assert [each.outcome for each in again.owed] == [failed]
+
+    on_store(body)
 
 
 def test_a_task_leased_again_takes_the_place_of_what_it_left(on_store: Any) -> None:
