@@ -34,9 +34,10 @@ class Leased:
 
     @property
     def reason(self) -> str:
-        """Why it failed, or what the service said of the report; empty for a completion."""
+        """Why it failed, or what the service said of a report that it did not take; empty for a completion."""
         outcome = (self.delivery.substitute if self.delivery else None) or self.lease.outcome
-        problem = self.delivery.problem if self.delivery else ""
+        taken = self.delivery is not None and self.delivery.state is delivery.DeliveryState.DELIVERED
+        problem = "" if taken or self.delivery is None else self.delivery.problem
         return " - ".join(part for part in (outcome.reason if outcome else "", problem) if part)
 
     @property

@@ -72,6 +72,8 @@ def test_why_it_ended() -> None:
     lease = Lease(state=LeaseState.SETTLED, outcome=FAILED)
     assert Leased(lease).reason == "runner_error: it failed"
     assert Leased(lease, delivery=Delivery(problem="answered 404")).reason == "runner_error: it failed - answered 404"
+    taken = Delivery(problem="no node token", state=DeliveryState.DELIVERED)
+    assert Leased(lease, delivery=taken).reason == "runner_error: it failed", "what stood in the way is of the past"
     instead = Delivery(outcome=DONE, substitute=FAILED, problem="")
     assert Leased(Lease(outcome=DONE), delivery=instead).reason == "runner_error: it failed"
     assert Leased(Lease(outcome=DONE)).reason == "" == Leased(Lease()).reason
