@@ -7,6 +7,8 @@ python environment.py [NAME] --workdir W start
 
 from __future__ import annotations
 
+import unicodedata
+
 from posemesh import golem
 
 
@@ -54,8 +56,13 @@ ESCAPES = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\":
 
 
 def quoted(text: str) -> str:
-    chars = (ESCAPES.get(char) or (char if char.isprintable() else f"\\u{{{ord(char):x}}}") for char in text)
-    return f'"{"".join(chars)}"'
+    return f'"{"".join(map(shown_char, text))}"'
+
+
+def shown_char(char: str) -> str:
+    # What is put over the character before it has no place of its own.
+    plain = char.isprintable() and unicodedata.category(char) not in ("Mn", "Me")
+    return ESCAPES.get(char) or (char if plain else f"\\u{{{ord(char):x}}}")
 
 
 if __name__ == "__main__":

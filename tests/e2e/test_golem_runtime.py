@@ -241,9 +241,9 @@ def test_a_session_of_the_example_runtime_to_the_byte(tmp_path: Path) -> None:
 def test_the_environment_runtime_begins_at_zero_and_shows_its_request(tmp_path: Path) -> None:
     with serving(ENVIRONMENT, tmp_path) as runtime:
         assert runtime.ask(wire.Hello("0.1.0")) == wire.HelloReply("0.1.0")
-        assert runtime.run("echo", 'h"i\n') == 0
+        assert runtime.run("echo", 'h"i\n', "\x1bżo\u0301") == 0
         assert runtime.exit(0) == 0
-        assert runtime.stdout(0) == debug("echo", '"echo", "h\\"i\\n"')
+        assert runtime.stdout(0) == debug("echo", '"echo", "h\\"i\\n", "\\u{1b}żo\\u{301}"')
         assert len(runtime.events(0)) == 3
         for command in (wire.KillProcess(0, 9), wire.CreateNetwork()):
             assert runtime.ask(command) == wire.Error(1, "Not supported")

@@ -30,7 +30,7 @@ Examples:
   posemesh-node golem describe ./ya-runtime-thing > ~/.local/lib/yagna/plugins/ya-runtime-thing.json
   posemesh-node golem describe ./ya-runtime-thing --preset      an entry for presets.json
 """
-_SEMVER: Final = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+_SEMVER: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 _COUNTERS: Final[dict[str, Any]] = {
     "golem.usage.duration_sec": {"name": "duration", "description": "Seconds since the start", "price": True},
     "golem.usage.cpu_sec": {"name": "cpu", "description": "Seconds of CPU time", "price": True},
@@ -147,7 +147,10 @@ def describe(
                 **({"config": {"counters": _counters(own)}} if own else {}),
             }
         ]
-    click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    try:
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False))
+    except ValueError:
+        raise click.UsageError("expected numbers that JSON can hold, got one that is none or infinite") from None
 
 
 def _said_of_itself(binary: str) -> tuple[str, str]:

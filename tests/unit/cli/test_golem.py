@@ -245,6 +245,9 @@ def test_a_preset_prices_what_is_counted(capsys: pytest.CaptureFixture[str], ver
     ("options", "text"),
     [
         (["--version", "one"], "expected a version as 1.2.3"),
+        (["--version", "1.02.3"], "expected a version as 1.2.3"),  # no reader of such versions takes it
+        (["--property", "a.b=NaN"], "expected numbers that JSON can hold"),
+        (["--preset", "--price", "golem.usage.cpu_sec=inf"], "expected numbers that JSON can hold"),
         (["--property", "x"], "expected KEY=VALUE"),
         (["--preset", "--price", "a.b=1"], "no counter a.b"),
         (["--preset", "--price", "golem.usage.cpu_sec=x"], "expected a number"),
