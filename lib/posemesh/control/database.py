@@ -115,6 +115,10 @@ def _expect_content(path: Path) -> None:
     """
     if path.exists() and path.stat().st_size:
         return
+    if path.is_symlink() and not path.exists():
+        raise LedgerUnfit(
+            f"{path} leads to {os.readlink(path)}, which is not there; bring that back, or remove the link"
+        )
     if path.exists() or _has_log(path):
         state = "is empty" if path.exists() else "is missing, and its log is not"
         raise LedgerCorrupt(f"{path} {state}; {_LEFT}")
@@ -165,7 +169,7 @@ class Database:
         try:
             path = directory / FILE
             with _typed(path):
-                if not path.exists() and not _has_log(path):
+                if not os.path.lexists(path) and not _has_log(path):
                     _create(path, connect)
                 _expect_content(path)
                 _keep_private(path)

@@ -256,6 +256,20 @@ def test_a_file_that_is_gone_while_its_log_is_there_is_no_new_ledger(place: Path
         assert (place / f"{FILE}-wal").read_bytes() == log
 
 
+def test_a_link_that_leads_nowhere_is_no_new_ledger(place: Path) -> None:
+    """As where the disk it leads to is not mounted. It was replaced by an empty ledger."""
+    (place / FILE).symlink_to(place / "disk" / FILE)
+    for _ in range(2):
+        with pytest.raises(LedgerUnfit, match="leads to .*which is not there"):
+            Database.open(place)
+    with pytest.raises(LedgerUnfit, match="leads to"), reading(place):
+        pass
+    assert (place / FILE).is_symlink()
+    Database.open(place / "disk").close()
+    Database.open(place).close()
+    assert (place / FILE).is_symlink()
+
+
 def test_another_programs_database_is_refused_and_stays(place: Path) -> None:
     other = sqlite3.connect(place / FILE)
     other.execute("CREATE TABLE inputs (id TEXT)")
