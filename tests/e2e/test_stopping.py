@@ -144,12 +144,13 @@ def test_a_node_that_has_not_signed_in_stops_as_well(world: World, phase: str) -
 def test_an_outcome_is_delivered_before_the_exit(world: World) -> None:
     """Weakness 5: complete was not retried."""
     net = world.net
+    net.dms.ttl = 1.5
     [task] = net.dms.add(CAPABILITY)
     net.fault = lambda request: (
         Fault("500", status=500) if request.kind == "complete" and len(net.of("complete")) <= 2 else None
     )
-    node = world.node(SLEEPING.format(seconds=0.5))
-    net.wait(lambda: len(task.beats) >= 1, 10, "the task runs")
+    node = world.node(SLEEPING.format(seconds=2.5))
+    net.wait(lambda: len(task.beats) >= 2, 10, "the task runs")
     node.signal()
     net.wait(lambda: task.state == "completed", 8, "completed in the end")
     assert node.wait(2) == 0
