@@ -325,8 +325,10 @@ def test_nothing_keeps_it_from_its_end_for_long(
         until((home / "child").exists, "a command that does not listen")
     began = time.monotonic()
     end(odd)
-    assert odd.exit_code() == 0
+    assert odd.exit_code() == (1 if what == "block" else 0)  # 0 would be taken for the command's own
     assert in_time(time.monotonic() - began, END_SECS)
+    if what == "deaf":
+        assert odd.exit(pid) == 1
 
 
 def test_a_runtime_that_ends_itself_loses_nothing_that_it_had_to_say(odd: Runtime, home: Path) -> None:

@@ -201,10 +201,12 @@ class Commands:
         return task is not None and task.cancel()
 
     async def end(self, seconds: float) -> None:
-        """Cancel all, and wait until they have ended, ``seconds`` at most."""
+        """Cancel all, and wait until they have ended, ``seconds`` at most. What has not is told to have failed."""
         for task in self.running:
             task.cancel()
         await finish(self.running, seconds)
+        for pid in self._tasks:
+            self._emitter.exited(pid, 1)
 
     def _begin(self, handler: Handler, pid: int) -> None:
         self._emitter.started(pid)

@@ -348,7 +348,7 @@ def serve(setup: Setup, signals: Sequence[signal.Signals]) -> int:
         loop = asyncio.get_running_loop()
 
         def leave(*_: object) -> None:
-            limit(End.SIGNAL.value[1])
+            limit(1)  # where a handler does not let it begin to leave, no 0 says that all went well
             loop.call_soon_threadsafe(server.end, End.SIGNAL)
 
         for number in signals:
