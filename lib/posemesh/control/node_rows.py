@@ -116,11 +116,11 @@ def _kept(envelope: LeaseEnvelope, attempts: int, vault: Vault | None) -> str:
 
 def _is_too_deep(level: list[JSON]) -> bool:
     for _ in range(_DEPTH_MAX):
-        held = (
-            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
-        )
-        level = [each for values in held for each in values]
-    return any(isinstance(each, dict | list) for each in level)
+        nested = [value for value in level if isinstance(value, (dict, list))]
+        if not nested:
+            return False
+        level = [each for value in nested for each in (value.values() if isinstance(value, dict) else value)]
+    return any(isinstance(each, (dict, list)) for each in level)
 
 
 def displaced(holder: InputRow | None, row: InputRow) -> tuple[InputRow, ...]:
