@@ -11,13 +11,20 @@ from pathlib import Path
 import pytest
 
 from posemesh.golem import failures
+from posemesh.golem.runtime import Runtime
 from posemesh.golem.supervisor import Timeouts
 from posemesh.node import Node
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "golem.md").read_text(encoding="utf-8")
 RUNTIME, RUNNER, SUPERVISOR = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-FIRST_CELLS = re.findall(r"^\| (`.+?`) \|", PAGE, re.MULTILINE)
+OWN_CELLS, FIRST_CELLS = (
+    re.findall(r"^\| (`.+?`) \|", part, re.MULTILINE) for part in PAGE.split("## A runtime as a runner")
+)
+
+
+def test_all_of_a_runtimes_class_is_in_its_table() -> None:
+    assert set(re.findall(r"`(\w+)`", " ".join(OWN_CELLS))) == {name for name in vars(Runtime) if name[0] != "_"}
 
 
 def test_every_option_and_every_error_is_in_its_table() -> None:
