@@ -93,6 +93,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.slow
 def test_leases_that_cannot_be_used_are_failed_back(world: World) -> None:
     """Weakness 18: such a task was neither run nor failed."""
     net = world.net
@@ -112,6 +113,7 @@ def test_leases_that_cannot_be_used_are_failed_back(world: World) -> None:
 BODIES = (b"", b"null", b"[]", b"{}", b'{"task": null}', b'{"task": {"id": "x"}}', b"\xff", b"[" * 100_000)
 
 
+@pytest.mark.slow
 def test_answers_that_name_no_task_are_no_hot_loop(world: World) -> None:
     net = world.net
     bodies = iter([*BODIES, b'{"task": {"id": 7}}'])
@@ -141,6 +143,7 @@ def test_a_cancelled_lease_offered_again_and_again_is_no_hot_loop(world: World) 
     node.stop()
 
 
+@pytest.mark.slow
 def test_the_same_live_lease_offered_again_and_again_is_no_hot_loop(world: World) -> None:
     net = world.net
     net.dms.one_active = False
@@ -168,6 +171,7 @@ def test_the_same_live_lease_offered_again_and_again_is_no_hot_loop(world: World
     net.violations.clear()  # the service that lies is at fault
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured(world: World) -> None:
     net = world.net
     net.fault = lambda request: (

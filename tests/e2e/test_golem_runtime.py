@@ -311,6 +311,7 @@ def test_after_the_reply_to_a_shutdown_no_child_is_left_and_it_serves_on(odd: Ru
     assert odd.exit_code() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "end"),
     [("thread", ends_input), ("thread", terminates), ("deaf", ends_input), ("deaf", terminates), ("block", terminates)],

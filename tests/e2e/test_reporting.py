@@ -32,6 +32,7 @@ def by_task(world: World, kinds: tuple[str, ...], faults: dict[str, Fault], coun
     net.fault = choose
 
 
+@pytest.mark.slow
 def test_a_report_is_offered_until_it_is_taken(world: World) -> None:
     """Weakness 5: a blip at complete lost the result."""
     net = world.net
@@ -53,6 +54,7 @@ def test_a_report_is_offered_until_it_is_taken(world: World) -> None:
     node.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_a_lost_answer_to_complete(world: World, idempotent: bool) -> None:
     net = world.net

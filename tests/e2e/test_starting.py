@@ -174,6 +174,7 @@ def test_register_max_retry(world: World, retries: int, tries: int) -> None:
     assert all(low <= pause <= high for pause in pauses), pauses
 
 
+@pytest.mark.slow
 def test_a_conflict_waits_for_the_interval_and_goes_on(world: World) -> None:
     net = world.net
     net.fault = lambda request: (
@@ -210,6 +211,7 @@ def test_dds_comes_up_later(world: World) -> None:
     node.stop()
 
 
+@pytest.mark.slow
 def test_an_outage_of_dds_with_a_valid_token_stops_nothing(world: World) -> None:
     """Weaknesses 41 and 42: past its refresh time a valid token was not used, and DDS was hammered."""
     net = world.net

@@ -307,6 +307,7 @@ def test_user_code_that_logs_and_raises_secrets_leaks_nothing(world: World, form
     node.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["cancelled", "expired"])
 def test_code_that_will_not_stop_gets_nothing_through(world: World, end: str) -> None:
     """The services note a heartbeat or a storage request under a lease that is over."""

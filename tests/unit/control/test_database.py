@@ -147,6 +147,7 @@ def test_a_process_killed_within_a_write_leaves_whole_transactions_and_loses_non
     assert {there for _, there in outlived(numbered(place))} >= {0, 4, 5}
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_sync_leaves_whole_transactions_and_loses_none_it_told_of(place: Path) -> None:
     def killed_at(sync: int) -> list[str]:
         kill = f"inject=fsync,fdatasync:signal=KILL:when={sync}"

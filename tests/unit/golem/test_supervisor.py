@@ -377,6 +377,7 @@ def test_a_run_that_was_given_up_is_killed_when_it_begins(stub: Stub, limit: flo
     finished(test)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_given_up_as_it_begins_is_killed(stub: Stub) -> None:
     """Its reply was there, and whoever had asked was cancelled before it could take it."""
 
