@@ -140,6 +140,79 @@ def test_a_session_of_the_process_runtime(tmp_path: Path) -> None:
     assert sorted(output) == ["0d0801a2010810012204" + b"out\n".hex(), "0d0801a2010810012a04" + b"err\n".hex()]
 
 
+def shell(id: int, script: str) -> wire.Request:
+    return wire.Request(id, wire.RunProcess("/bin/sh", ("sh", "-c", script)))
+
+
+def requests(*given: wire.Request) -> str:
+    return b"".join(wire.frame(request) for request in given).hex()
+
+
+def statuses(frames: list[str]) -> dict[int, list[wire.ProcessStatus]]:
+    found = defaultdict(list)
+    for pid, events in by_pid(frames).items():
+        for event in events:
+            (payload,) = wire.Frames().feed(bytes.fromhex(event))
+            status = wire.decode_response(payload).command
+            assert isinstance(status, wire.ProcessStatus)
+            found[pid].append(status)
+    return found
+
+
+def test_a_session_of_the_environment_runtime(tmp_path: Path) -> None:
+    given = requests(wire.Request(2, wire.Hello("0.1.0")), wire.Request(3, wire.RunProcess("echo", ("echo", "hi"))))
+    *said, end = perl(EXAMPLES / "environment.py", given, ("", 5), tmp_path)
+    assert end == "exit 0 left 0"
+    assert {"0b100222070a05302e312e30", "0410035200"} <= set(said)
+    begun, output, ended = statuses(said)[0]
+    assert (begun.running, begun.stdout, ended.running, ended.return_code) == (True, b"", False, 0)
+    assert output.stdout.startswith(b'[RunProcess { bin: "echo", args: ["echo", "hi"]')
+
+
+def test_interleaved_and_large_output_and_kills_of_the_process_runtime(tmp_path: Path) -> None:
+    given = requests(
+        shell(2, "for n in 1 2 3; do echo $n; sleep 0.1; done"),
+        shell(3, "head -c 3000000 /dev/zero; exit 7"),
+        shell(4, "sleep 60"),
+        wire.Request(5, wire.KillProcess(2, 9)),
+        wire.Request(6, wire.Hello("0.1.0")),
+    )
+    *said, end = perl(EXAMPLES / "process_runtime.py", given, ("^..0801a201..(08..)?(18.+)?$", 3), tmp_path)
+    assert end == "exit 0 left 0"
+    assert max(map(len, said)) // 2 <= 64 * 1024 + 64
+    found = statuses(said)
+    assert [sum(not each.running for each in found[pid]) for pid in range(3)] == [1, 1, 1]
+    assert [found[pid][-1].return_code for pid in range(3)] == [0, 7, 137]
+    assert b"".join(each.stdout for each in found[0]) == b"1\n2\n3\n"
+    assert b"".join(each.stdout for each in found[1]) == bytes(3_000_000)
+
+
+@pytest.mark.parametrize("how", ["end of input", "shutdown", "SIGTERM", "garbage", "half a frame"])
+@pytest.mark.parametrize("program", ["example_runtime.py", "environment.py", "process_runtime.py"])
+def test_the_ends_of_a_runtime(tmp_path: Path, program: str, how: str) -> None:
+    """Each right after its answer to hello, the process runtime's with a child, of which nothing is left."""
+    mark = f"31415{len(program)}{len(how)}"
+    child = [shell(9, f"sleep {mark}")] if program == "process_runtime.py" else []
+    given = requests(wire.Request(2, wire.Hello("0.1.0")), *child)
+    hello = "^0b1002"
+    if how == "shutdown":
+        given, hello = given + requests(wire.Request(3, wire.Shutdown())), "^0410036200$"
+    given += {"garbage": "ff" * 12, "half a frame": "15080352"}.get(how, "")
+    argv = [sys.executable, str(EXAMPLES / program), "-w", str(tmp_path), "start"]
+    if how == "SIGTERM":  # from a neighbour, as it has begun to answer
+        argv = ["sh", "-c", '"$@" & sleep 1; kill -TERM $!; wait $!', "sh", *argv]
+    ends = {"garbage": 1, "half a frame": 1}
+    if how == "SIGTERM":
+        done = subprocess.run(argv, input=bytes.fromhex(given), capture_output=True, timeout=LIMIT_SECS)
+        assert done.returncode in (0, 1)
+    else:
+        *said, end = perl(EXAMPLES / program, given, (hello, 1), tmp_path)
+        assert end == f"exit {ends.get(how, 0)} left 0"
+        assert "Traceback" not in "".join(said)
+    left = subprocess.run(["pgrep", "-f", f"sleep {mark}"], capture_output=True, check=False)
+    assert left.returncode == 1, "no child is left"
+
+
 def test_the_supervisor_and_a_runtime_that_says_things_in_its_own_order(tmp_path: Path) -> None:
     binary = tmp_path / "runtime"
     binary.write_text(RUNTIME)
