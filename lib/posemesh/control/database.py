@@ -40,7 +40,8 @@ Connect: TypeAlias = Callable[..., sqlite3.Connection]
 
 FILE: Final = "ledger.db"
 LOCK: Final = "ledger.lock"
-_BUSY_SECS: Final = 5.0
+BUSY_SECS: Final = 5.0
+"""How long another program that holds the file is waited for."""
 _LEFT: Final = "it was left as it is: bring back a copy, or move it away to begin anew"
 _ERRORS: Final[dict[int, tuple[type[StoreError], str]]] = {
     sqlite3.SQLITE_PERM: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
@@ -74,7 +75,7 @@ def _typed(path: Path) -> Iterator[None]:
 def _connect(connect: Connect, path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     # Many threads take turns with it, one at a time.
-    return connect(uri, uri=True, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
+    return connect(uri, uri=True, timeout=BUSY_SECS, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager
@@ -146,8 +147,9 @@ def _check_header(db: sqlite3.Connection, path: Path) -> None:
 class Database:
     """The one writer of a directory's ledger, with a connection to write and one to read committed rows.
 
-    Each method may be called from any thread, two at a time only where one of them is :meth:`read`; the caller sees
-    to that.
+    A group of commits is written by :meth:`write`, which waits for the disk, or in two steps: :meth:`stage` waits for
+    nothing, and :meth:`finish` for the disk alone. Each method may be called from any thread, two at a time only where
+    one of them is :meth:`read`; the caller sees to that.
     """
 
     def __init__(self, directory: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
@@ -156,6 +158,7 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._identity = _identity(self.path)
+        self._patience = BUSY_SECS
         self._broken: LedgerCorrupt | None = None
         self._closed = False
 
@@ -179,6 +182,7 @@ class Database:
                 _check_pages(opened[0], path)
                 opened.append(_connect(connect, path, "mode=rw"))
                 opened[1].execute("PRAGMA synchronous = FULL")
+                opened[1].execute("PRAGMA cache_spill = OFF")
                 _keep_log(opened[1], path)
             return cls(directory, lock, opened[1], opened[0])
         except BaseException:
@@ -189,12 +193,25 @@ class Database:
 
     def write(self, commits: Sequence[Commit]) -> list[Exception | None]:
         """Commit each as one of a group: what refused it, or None. Raises StoreError where none of them happened."""
-        self._expect_open()
-        if self._broken is not None:
-            raise self._broken
+        return self._grouped(commits, lambda: self._commit(self._staged(commits, BUSY_SECS)))
+
+    def stage(self, commits: Sequence[Commit]) -> list[Exception | None]:
+        """The first step of :meth:`write`, which touches no disk but for pages that are not in memory. Raises
+        StoreError, with nothing changed, where it cannot be done without waiting, or at all.
+        """
+        self._expect_usable()
+        with _typed(self.path):
+            return self._staged(commits, 0)
+
+    def finish(self, commits: Sequence[Commit], staged: list[Exception | None]) -> list[Exception | None]:
+        """The second step: results and errors are those of :meth:`write`."""
+        return self._grouped(commits, lambda: self._commit(staged))
+
+    def _grouped(self, commits: Sequence[Commit], step: Callable[[], list[Exception | None]]) -> list[Exception | None]:
+        self._expect_usable()
         try:
             with _typed(self.path):
-                return self._write(commits)
+                return step()
         except LedgerFull:
             if len(commits) == 1:
                 raise
@@ -210,20 +227,33 @@ class Database:
         except StoreError as error:
             return error
 
-    def _write(self, commits: Sequence[Commit]) -> list[Exception | None]:
+    def _staged(self, commits: Sequence[Commit], patience: float) -> list[Exception | None]:
         if _identity(self.path) != self._identity:
             raise LedgerFailed(f"{self.path} was removed or replaced while it was in use; restart the node")
         db = self._writer
+        if db.in_transaction:  # was staged, and nobody could finish it
+            db.execute("ROLLBACK")
+        if patience != self._patience:
+            db.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
+            self._patience = patience
         db.execute("BEGIN IMMEDIATE")
+        with self._undone_if_failed():
+            return [_result(db, commit) for commit in commits]
+
+    def _commit(self, results: list[Exception | None]) -> list[Exception | None]:
+        with self._undone_if_failed():
+            self._writer.execute("COMMIT")
+        return results
+
+    @contextmanager
+    def _undone_if_failed(self) -> Iterator[None]:
         try:
-            results = [_result(db, commit) for commit in commits]
-            db.execute("COMMIT")
+            yield
         except BaseException:
             with suppress(sqlite3.Error):
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
             raise
-        return results
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """The answer of ``query``, all of it as of one moment. Raises StoreError."""
@@ -247,6 +277,11 @@ class Database:
             with suppress(sqlite3.Error):
                 db.close()
         os.close(self._lock)
+
+    def _expect_usable(self) -> None:
+        self._expect_open()
+        if self._broken is not None:
+            raise self._broken
 
     def _expect_open(self) -> None:
         if self._closed:

@@ -1,7 +1,7 @@
 """The durable store: SQLite in a directory, for the nodes of one loop.
 
-All commits that wait are served by one transaction: while the disk does one, the next ones gather. Nothing blocks the
-loop; the disk is waited for where the injected offload puts it.
+All commits that wait are served by one transaction: while the disk does one, the next ones gather. The loop never waits
+for the disk, nor for another program that holds the file; that is done where the injected offload puts it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Self, TypeAlias, TypeVar
 
 from posemesh.control import tables
@@ -32,9 +34,10 @@ __all__ = ("GROUP_MAX", "LINGER_SECS", "SqliteStore")
 
 T = TypeVar("T")
 Waiting: TypeAlias = tuple[Commit, asyncio.Future[None]]
+Job: TypeAlias = tuple[Sequence[Waiting], Callable[[], list[Exception | None]]]
 
-GROUP_MAX = 512
-"""Commits that one transaction takes at most, so that the first of a flood does not wait for the last."""
+GROUP_MAX = 64
+"""Commits that one transaction takes at most, so that a flood holds up neither the loop nor the first of it."""
 LINGER_SECS = 0.05
 """How long a thread that has nothing to write waits for more."""
 
@@ -48,9 +51,12 @@ class SqliteStore:
         self._database = database
         self._offload = offload
         self._waiting: list[Waiting] = []
-        self._more = threading.Condition()
+        self._served: asyncio.Future[None] | None = None
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._thread: asyncio.Future[None] | None = None
+        self._working = False
+        self._leaving = threading.Lock()
         self._writing = threading.Lock()
-        self._serving: asyncio.Task[None] | None = None
         self._reading = threading.Lock()
         self._closing: asyncio.Task[None] | None = None
 
@@ -71,53 +77,71 @@ class SqliteStore:
 
     async def commit(self, commit: Commit) -> None:
         self._expect_open()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self._more:
-            self._waiting.append((commit, done))
-            self._more.notify()
-        if self._serving is None:
-            self._serving = asyncio.ensure_future(self._serve())
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((commit, done))
+        if self._served is None:
+            self._served = loop.create_future()
+            loop.call_soon(self._begin)  # not at once: what comes in this turn of the loop goes with it
         await done
 
-    async def _serve(self) -> None:
+    def _begin(self) -> None:
+        """Put what waits into one transaction, which the thread then ends. The statements are made here: a thread would
+        give the interpreter up and take it back at each of them.
+        """
+        group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+        commits = [commit for commit, _ in group]
         try:
-            while self._waiting:
-                await self._offload.call(self._work, asyncio.get_running_loop(), threading.get_ident())
-        except Exception as error:  # no thread could be had: who waits must not wait for the next commit to try again
-            with self._more:
-                group, self._waiting = self._waiting, []
-            failure = LedgerFailed(f"{self._database.path}: nothing could be written: {error}")
-            _answer(group, [failure] * len(group))
-        finally:
-            self._serving = None
+            finish = partial(self._database.finish, commits, self._database.stage(commits))
+        except Exception:  # the thread has the time to try again, and says what it is
+            finish = partial(self._database.write, commits)
+        self._jobs.put((group, finish))
+        with self._leaving:
+            start, self._working = not self._working, True
+        if start:
+            loop = asyncio.get_running_loop()
+            self._thread = asyncio.ensure_future(self._offload.call(self._work, loop, threading.get_ident()))
+            self._thread.add_done_callback(self._thread_ended)
+
+    def _ended(self, group: Sequence[Waiting], results: Sequence[Exception | None]) -> None:
+        _answer(group, results)
+        if self._waiting:
+            self._begin()
+        elif self._served is not None:
+            self._served.set_result(None)
+            self._served = None
+
+    def _thread_ended(self, thread: asyncio.Future[None]) -> None:
+        """Where no thread could be had, who waits must not wait for the next commit to try again."""
+        if thread.cancelled() or (error := thread.exception()) is None:
+            return
+        self._working = False
+        group, _ = self._jobs.get()
+        waiting, self._waiting = [*group, *self._waiting], []
+        failure = LedgerFailed(f"{self._database.path}: nothing could be written: {error}")
+        self._ended(waiting, [failure] * len(waiting))
 
     def _work(self, loop: asyncio.AbstractEventLoop, loops_thread: int) -> None:
-        """Serve all that waits. On a thread of its own it stays for a while, as a new one costs as much as a fast
-        disk's commit.
+        """End the transactions that come. On a thread of its own it stays for a while, as a new one costs as much as a
+        fast disk's commit.
         """
         inline = threading.get_ident() == loops_thread
-        with self._writing:
-            while group := self._next_group(0.0 if inline else LINGER_SECS):
-                results = self._write([commit for commit, _ in group])
-                if inline:
-                    _answer(group, results)
-                    continue
-                with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
-                    loop.call_soon_threadsafe(_answer, group, results)
-
-    def _next_group(self, linger: float) -> list[Waiting]:
-        """What waits, or comes within ``linger`` seconds; empty where nothing does."""
-        with self._more:
-            if not self._waiting and linger and self._closing is None:
-                self._more.wait(linger)
-            group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
-        return group
-
-    def _write(self, commits: list[Commit]) -> Sequence[Exception | None]:
-        try:
-            return self._database.write(commits)
-        except Exception as error:
-            return [error] * len(commits)
+        while True:
+            try:
+                group, finish = self._jobs.get(timeout=0 if inline else LINGER_SECS)
+            except Empty:
+                with self._leaving:
+                    if self._jobs.empty():
+                        self._working = False
+                        return
+                continue
+            with self._writing:
+                results = _results(group, finish)
+            if inline:
+                self._ended(group, results)
+                continue
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
+                loop.call_soon_threadsafe(self._ended, group, results)
 
     async def snapshot(self, runtime: str) -> Snapshot:
         return await self._read(lambda db: tables.snapshot(db, runtime))
@@ -150,15 +174,13 @@ class SqliteStore:
         return await self._read(lambda db: tables.rows(db, OutboxRow, clause, runtime))
 
     async def close(self) -> None:
-        with self._more:
-            if self._closing is None:
-                self._closing = asyncio.ensure_future(self._close())
-            self._more.notify()
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        if self._serving is not None:
-            await asyncio.wait((self._serving,))
+        if self._served is not None and self._served.get_loop() is asyncio.get_running_loop():
+            await self._served
         await self._offload.call(self._end)
 
     def _end(self) -> None:
@@ -181,6 +203,13 @@ class SqliteStore:
 def _close_unused(opening: asyncio.Future[Database]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
+
+
+def _results(group: Sequence[Waiting], finish: Callable[[], list[Exception | None]]) -> Sequence[Exception | None]:
+    try:
+        return finish()
+    except Exception as error:
+        return [error] * len(group)
 
 
 def _answer(group: Sequence[Waiting], results: Sequence[Exception | None]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from posemesh.control.ledger import GROUP_MAX, SqliteStore
-from posemesh.control.store import Commit, LedgerBusy, LedgerClosed, LedgerCorrupt, LedgerFailed, StaleRows
+from posemesh.control.store import Commit, LedgerBusy, LedgerClosed, LedgerCorrupt, LedgerFailed, LedgerFull, StaleRows
 from posemesh.shell.offload import HostOffload, InlineOffload, ThreadOffload
 from tests.unit.control.stores import RUNTIME, a_commit, an_input
 
@@ -110,6 +110,67 @@ def test_the_loop_goes_on_while_the_disk_is_waited_for(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_another_program_that_holds_the_file_is_waited_for_and_not_by_the_loop(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        await store.commit(a_new(1))
+        other = sqlite3.connect(store._database.path, isolation_level=None)
+        for number in (2, 3):  # what was waited for once is waited for again
+            other.execute("BEGIN IMMEDIATE")
+            commit = asyncio.ensure_future(store.commit(a_new(number)))
+            await turns(100)
+            assert not commit.done()
+            other.execute("ROLLBACK")
+            await asyncio.wait_for(commit, LIMIT_SECS)
+        other.close()
+        assert await ids(store) == ["i1", "i2", "i3"]
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_thread_has_nothing_to_do_but_to_wait_for_the_disk(tmp_path: Path) -> None:
+    """It would give the interpreter up and take it back at each statement, which cost more than the statements."""
+    made: list[tuple[str, bool]] = []
+
+    class Told(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            made.append((sql.split()[0], threading.current_thread() is threading.main_thread()))
+            return super().execute(sql, *args)
+
+    async def main() -> None:
+        store = await SqliteStore.open(
+            tmp_path, HostOffload(), connect=lambda *args, **named: sqlite3.connect(*args, factory=Told, **named)
+        )
+        made.clear()
+        await asyncio.gather(store.commit(a_new(1)), store.commit(a_new(2)))
+        assert [sql for sql, here in made if not here] == ["COMMIT"]
+        assert [sql for sql, here in made if here].count("INSERT") == 2
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_what_does_not_fit_is_refused_and_what_came_with_it_is_not(tmp_path: Path) -> None:
+    class Small(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == "BEGIN IMMEDIATE":
+                super().execute("PRAGMA max_page_count = 24")
+            return super().execute(sql, *args)
+
+    async def main() -> None:
+        store = await SqliteStore.open(
+            tmp_path, HostOffload(), connect=lambda *args, **named: sqlite3.connect(*args, factory=Small, **named)
+        )
+        huge = a_commit(an_input(id="huge", body="x" * 4096 * 50))
+        results = await asyncio.gather(*map(store.commit, (a_new(1), huge, a_new(2))), return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), LedgerFull, type(None)]
+        assert await ids(store) == ["i1", "i2"]
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_one_that_is_refused_does_not_refuse_the_others(tmp_path: Path) -> None:
     async def main() -> None:
         store = await SqliteStore.open(tmp_path, HostOffload())
@@ -184,8 +245,8 @@ def test_where_no_thread_can_be_had_nobody_waits_for_ever(tmp_path: Path) -> Non
         answers = await asyncio.wait_for(commits, LIMIT_SECS)
         assert [(type(each), "start new thread" in str(each)) for each in answers] == [(LedgerFailed, True)] * 2
         Crowded.full = False
-        await store.commit(a_new(1))
-        assert await ids(store) == ["i1"]
+        await store.commit(a_new(3))
+        assert await ids(store) == ["i3"], "what nobody could finish is undone"
         await store.close()
 
     asyncio.run(main())
