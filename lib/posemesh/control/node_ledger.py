@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
+
+import msgspec
 
 from posemesh.control.node_rows import (
     Interrupted,
@@ -321,7 +323,7 @@ class NodeLedger:
         for lease, row in tuple(self._inputs.items()):
             if row.task == task:
                 found = await self._store.input(self._runtime, row.id)
-                self._inputs[lease] = found or replace(row, version=0)
+                self._inputs[lease] = found or msgspec.structs.replace(row, version=0)
         self._holders.pop(task, None)
         if holder is not None:
             self._holders[task] = holder

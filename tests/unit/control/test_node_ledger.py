@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from posemesh.control.ledger import SqliteStore
@@ -535,8 +536,8 @@ def test_artifacts_that_are_not_those_of_the_digest_are_damage(on_store: Any) ->
         await ledger.commit_accepted(7, ENVELOPE)
         await ledger.commit_outcome(7, outcome())
         (entry,) = await store.outbox(RUNTIME)
-        changed = replace(entry, body=entry.body.replace('"id":"d1"', '"id":"d2"'))
-        snapshot = replace(await store.snapshot(RUNTIME), outbox=(changed,))
+        changed = msgspec.structs.replace(entry, body=entry.body.replace('"id":"d1"', '"id":"d2"'))
+        snapshot = msgspec.structs.replace(await store.snapshot(RUNTIME), outbox=(changed,))
         with pytest.raises(LedgerCorrupt, match="digest"):
             NodeLedger(store, snapshot, lambda: 0.0, lambda: "")
 
