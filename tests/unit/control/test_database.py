@@ -472,6 +472,21 @@ def test_of_a_group_that_does_not_fit_each_is_tried_alone(place: Path) -> None:
     database.close()
 
 
+def test_a_commit_that_is_taken_is_one_statement_for_each_row(place: Path) -> None:
+    """Each costs a thread the interpreter, which it gives up and takes back."""
+    database = Database.open(place)
+    statements: list[str] = []
+    database._writer.set_trace_callback(statements.append)
+    held = taken(1).inputs[0].next(phase="consumed", open=False)
+    ended = a_commit(held, a_receipt(1), an_entry())
+    noted = a_commit(held.next(key=None), an_entry().next(ending="delivered"), an_input(id="i2", key="t2"))
+    for group, rows in (([taken(1)], 1), ([ended], 3), ([noted, taken(3)], 4)):
+        statements.clear()
+        assert database.write(group) == [None] * len(group)
+        assert len(statements) == 2 + rows, statements
+    database.close()
+
+
 def test_one_of_a_group_that_is_refused_does_not_harm_the_others(place: Path) -> None:
     database = Database.open(place)
     strange = a_commit(an_input(id="\ud800"))
