@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from posemesh.cli._client import printable
 from posemesh.config import NodeConfig
@@ -246,7 +246,7 @@ def _concerns(row: Row, id: str) -> bool:
 
 
 def _shown(row: Row) -> dict[str, Any]:
-    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    values: dict[str, Any] = msgspec.structs.asdict(row)
     values.update((name, _time(values[name])) for name in ("created", "updated") if name in values)
     try:
         body = _without_secrets(json.loads(row.body))

@@ -238,7 +238,7 @@ class Database:
             self._patience = patience
         db.execute("BEGIN IMMEDIATE")
         with self._undone_if_failed():
-            return [_result(db, commit) for commit in commits]
+            return _results(db, commits)
 
     def _commit(self, results: list[Exception | None]) -> list[Exception | None]:
         with self._undone_if_failed():
@@ -286,6 +286,22 @@ class Database:
     def _expect_open(self) -> None:
         if self._closed:
             raise LedgerClosed(f"{self.path}: the ledger was closed")
+
+
+def _results(db: sqlite3.Connection, commits: Sequence[Commit]) -> list[Exception | None]:
+    """What refused each, or None. Hardly ever is one refused: only then all of it is taken back, and done again with a
+    way back for each.
+    """
+    try:
+        for commit in commits:
+            tables.write(db, commit)
+    except sqlite3.Error:
+        raise
+    except Exception:
+        db.execute("ROLLBACK")
+        db.execute("BEGIN IMMEDIATE")
+        return [_result(db, commit) for commit in commits]
+    return [None] * len(commits)
 
 
 def _result(db: sqlite3.Connection, commit: Commit) -> Exception | None:

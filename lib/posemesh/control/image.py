@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from posemesh.control.errors import DriverValidationFailed, refused
 from posemesh.control.policy import strongest
 from posemesh.control.records import (
@@ -271,7 +273,7 @@ class Image:
         """Have an entry of the outbox written as it is now, once."""
         known = self.outbox.get(row.id)
         version = 1 if known is None else known.version + (row.id not in self.changed)
-        self.outbox[row.id] = replace(row, version=version)
+        self.outbox[row.id] = msgspec.structs.replace(row, version=version)
         self.changed |= {row.id}
 
     # -- What is to be committed ---------------------------------------------------------------------------------
@@ -303,7 +305,7 @@ class Image:
             inputs=tuple(rows),
             receipts=self.receipts,
             outbox=tuple(self.outbox[key] for key in sorted(self.changed)),
-            removed=tuple(replace(row_of(entry), version=entry.version) for entry in self.removed),
+            removed=tuple(msgspec.structs.replace(row_of(entry), version=entry.version) for entry in self.removed),
             observed=self.observed,
         )
         after = replace(self, entries=entries, version=version).settled()

@@ -8,11 +8,12 @@ takes the place of what an earlier lease of it left. What is kept is readable by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Final, Self
+
+import msgspec
 
 from posemesh.control.node_rows import (
     Interrupted,
@@ -25,6 +26,7 @@ from posemesh.control.node_rows import (
     interrupted_of,
     taken,
     taken_again,
+    together,
 )
 from posemesh.control.records import InputKind, InputPhase
 from posemesh.control.store import (
@@ -32,6 +34,7 @@ from posemesh.control.store import (
     Conflict,
     InputRow,
     LedgerCorrupt,
+    LedgerFull,
     OutboxRow,
     RuntimeRow,
     Snapshot,
@@ -55,11 +58,19 @@ NOTE_SECS: Final = 0.2
 class _Pending:
     """A commit that has not been answered. Given again it is the same, so that the store sees where it has happened;
     it is made anew only where others were before it.
+
+    ``lost`` is what nobody will know where it is a note that is not written.
     """
 
     task: str
     build: Callable[[], Commit]
+    lost: str = ""
     commit: Commit | None = None
+
+    def made(self) -> Commit:
+        if self.commit is None:
+            self.commit = self.build()
+        return self.commit
 
 
 class NodeLedger:
@@ -85,14 +96,15 @@ class NodeLedger:
         self._vault = vault
         self._position = snapshot.position
         self._sequence = snapshot.sequence
-        self._inputs: dict[LeaseId, InputRow] = {}
+        self._leases: dict[LeaseId, str] = {}
+        self._inputs: dict[str, InputRow] = {}
         self._open = {row.id: row for row in snapshot.inputs}
         self._holders = {row.key: row for row in snapshot.inputs if row.key is not None}
         self._outbox = {row.id: row for row in snapshot.outbox}
         self._outcomes = {row.id: entry_of(row).outcome for row in snapshot.outbox}
         self._entries: dict[LeaseId, str] = {}
         self._pending: dict[LeaseId, _Pending] = {}
-        self._due: list[Callable[[], Awaitable[None]]] = []
+        self._due: list[_Pending] = []
         self._noting: asyncio.TimerHandle | None = None
         self._notes: set[asyncio.Future[None]] = set()
         self._gate = asyncio.Lock()
@@ -131,22 +143,26 @@ class NodeLedger:
         """A lease that was resumed is another attempt of its input."""
         now, run = self._wall(), self._ids()
         self._position += 1
-        found = self._inputs.get(lease)
+        found = self._leases.get(lease)
         if found is None:
             row = taken(self._runtime, self._ids(), run, self._position, envelope, now, self._vault)
             # Before the commit is answered: its end may be committed while that is still unknown.
-            self._inputs[lease] = row
+            self._begin(lease, row)
             await self._commit(_Pending(row.task, lambda: self._accepted(row)))
         else:
             fence = self._position
             pending = _Pending(
-                found.task,
+                self._inputs[found].task,
                 lambda: Commit(
                     runtime=self._runtime,
-                    inputs=(taken_again(self._inputs[lease], run, fence, envelope, now, self._vault),),
+                    inputs=(taken_again(self._inputs[found], run, fence, envelope, now, self._vault),),
                 ),
             )
             await self._commit(pending)
+
+    def _begin(self, lease: LeaseId, row: InputRow) -> None:
+        self._leases[lease] = row.id
+        self._inputs[row.id] = row
 
     def _accepted(self, row: InputRow) -> Commit:
         return Commit(runtime=self._runtime, inputs=(*displaced(self._holders.get(row.task), row), row))
@@ -154,18 +170,18 @@ class NodeLedger:
     async def commit_outcome(self, lease: LeaseId, outcome: Outcome, name: str = "") -> None:
         """``name`` is the router's for the run that came to it."""
         if lease not in self._pending:
-            if lease not in self._inputs:
-                self._inputs[lease] = self._unread(outcome)
-            entry, now = self._ids(), self._wall()
+            if lease not in self._leases:
+                self._begin(lease, self._unread(outcome))
+            entry, now, id = self._ids(), self._wall(), self._leases[lease]
             self._pending[lease] = _Pending(
-                outcome.task.task_id, lambda: self._ended(self._inputs[lease], outcome, entry, name, now)
+                outcome.task.task_id, lambda: self._ended(self._inputs[id], outcome, entry, name, now)
             )
         commit = await self._commit(self._pending[lease])
         for waiting in commit.outbox:
             self._outbox[waiting.id] = waiting
             self._outcomes[waiting.id] = outcome
             self._entries[lease] = waiting.id
-        del self._inputs[lease], self._pending[lease]
+        del self._inputs[self._leases.pop(lease)], self._pending[lease]
 
     def settle(self, lease: LeaseId, ending: str, problem: str = "") -> None:
         """Note how the outcome's delivery ended, and what stood in its way: with the next commit, or soon. A note that
@@ -176,7 +192,9 @@ class NodeLedger:
             return
         task = self._outcomes.pop(entry).task.task_id
         # What a service answers may hold the token that it was sent.
-        self._take_note(partial(self._note, task, self._outbox.pop(entry), ending, scrub(problem)))
+        row = self._outbox.pop(entry).next(ending=ending, problem=scrub(problem), updated=self._wall())
+        lost = f"the outcome of task {task} was {ending}; it is offered once more"
+        self._take_note(_Pending(task, lambda: self._settled(task, row), lost))
 
     def unsettled(self) -> tuple[Outcome, ...]:
         """Outcomes whose delivery has not ended, those of earlier processes first."""
@@ -190,11 +208,13 @@ class NodeLedger:
 
     def resume(self, lease: LeaseId, id: str) -> None:
         """Go on with the interrupted ``id`` under the number ``lease``. Raises KeyError for what was not."""
-        self._inputs[lease] = self._open.pop(id)
+        self._begin(lease, self._open.pop(id))
 
     def drop(self, id: str, reason: str) -> None:
         """Do not go on with the interrupted ``id``, nor report it. Raises KeyError for what was not interrupted."""
-        self._take_note(partial(self._dropped, self._open.pop(id), reason))
+        row, now = self._open.pop(id), self._wall()
+        lost = f"a lease of task {row.task} was given up; it is found once more"
+        self._take_note(_Pending(row.task, lambda: given_up(row, reason, now), lost))
 
     def undelivered(self, task_id: str) -> Outcome | None:
         """The latest outcome of that task whose delivery has not ended."""
@@ -233,46 +253,39 @@ class NodeLedger:
         holder = self._holders.get(row.task)
         return ending(row, holder, outcome, entry=entry, name=name, sequence=self._sequence, now=now)
 
-    def _take_note(self, note: Callable[[], Awaitable[None]]) -> None:
+    def _settled(self, task: str, entry: OutboxRow) -> Commit:
+        holder = self._holders.get(task)
+        released = (holder.next(key=None, updated=entry.updated),) if holder and holder.id == entry.input else ()
+        return Commit(runtime=self._runtime, outbox=(entry,), inputs=released)
+
+    # --- Notes --------------------------------------------------------------------------------------------------
+
+    def _take_note(self, note: _Pending) -> None:
         self._due.append(note)
         if self._noting is None:
             self._noting = asyncio.get_running_loop().call_later(NOTE_SECS, self._note_all)
 
-    def _note_all(self) -> None:
+    def _take_due(self) -> list[_Pending]:
         if self._noting is not None:
             self._noting.cancel()
             self._noting = None
-        for note in self._due:
-            noted = asyncio.ensure_future(note())
+        due, self._due = self._due, []
+        return due
+
+    def _note_all(self) -> None:
+        self._note_each(self._take_due())
+
+    def _note_each(self, notes: Iterable[_Pending]) -> None:
+        for note in notes:
+            noted = asyncio.ensure_future(self._note(note))
             self._notes.add(noted)
             noted.add_done_callback(self._notes.discard)
-        self._due.clear()
 
-    async def _dropped(self, row: InputRow, reason: str) -> None:
+    async def _note(self, note: _Pending) -> None:
         try:
-            await self._commit(_Pending(row.task, lambda: given_up(row, reason, self._wall())))
+            await self._commit(note)
         except StoreError as error:
-            logger().opt(exception=error).warning(
-                f"the ledger did not take note that a lease of task {row.task} was given up; it is found once more "
-                "after the next start"
-            )
-
-    async def _note(self, task: str, row: OutboxRow, ending: str, problem: str) -> None:
-        now = self._wall()
-
-        def ended() -> Commit:
-            holder = self._holders.get(task)
-            released = (holder.next(key=None, updated=now),) if holder and holder.id == row.input else ()
-            entry = row.next(ending=ending, problem=problem, updated=now)
-            return Commit(runtime=self._runtime, outbox=(entry,), inputs=released)
-
-        try:
-            await self._commit(_Pending(task, ended))
-        except StoreError as error:
-            logger().opt(exception=error).warning(
-                f"the ledger did not take note that the outcome of task {task} was {ending}; it is offered once more "
-                "after the next start"
-            )
+            logger().opt(exception=error).warning(f"the ledger did not take note that {note.lost} after the next start")
 
     # --- Commits ------------------------------------------------------------------------------------------------
 
@@ -281,12 +294,9 @@ class NodeLedger:
         delivered: what came second is made anew on what the first one left. Receipts are numbered as they are given, so
         where one commit fails those behind it have wrong numbers: all go one by one then, until all is well again.
         """
-        if self._due:
-            self._note_all()
-            await asyncio.sleep(0)  # they are given to the store first, and share this commit's transaction
         if not self._unsure:
             with suppress(StaleRows, Conflict):
-                return await self._give(pending)
+                return await (self._give_with_notes(pending) if self._due else self._give(pending))
         self._unsure += 1
         try:
             async with self._gate:
@@ -306,11 +316,32 @@ class NodeLedger:
         return await self._give(pending)
 
     async def _give(self, pending: _Pending) -> Commit:
-        if pending.commit is None:
-            pending.commit = pending.build()
-        commit = pending.commit
+        commit = pending.made()
         await self._store.commit(commit)
         self._note_rows(commit)
+        return commit
+
+    async def _give_with_notes(self, pending: _Pending) -> Commit:
+        """What is pending and the notes that are due, as one commit. What refuses one of them refuses all: each is
+        given by itself then.
+        """
+        commit, due = pending.made(), self._take_due()
+        others = [note for note in due if note.task != pending.task]  # those of one task may write to the same rows
+        self._note_each(note for note in due if note.task == pending.task)
+        whole = together(commit, [note.made() for note in others])
+        noted = asyncio.get_running_loop().create_future()
+        self._notes.add(noted)
+        try:
+            await self._store.commit(whole)
+        except BaseException as error:
+            self._note_each(others)
+            if isinstance(error, LedgerFull):  # less may find room
+                return await self._give(pending)
+            raise
+        finally:
+            self._notes.discard(noted)
+            noted.set_result(None)
+        self._note_rows(whole)
         return commit
 
     async def _observe(self, task: str) -> Snapshot:
@@ -318,10 +349,10 @@ class NodeLedger:
         snapshot = await self._store.snapshot(self._runtime)
         self._sequence = snapshot.sequence
         holder = await self._store.holder(self._runtime, task)
-        for lease, row in tuple(self._inputs.items()):
+        for row in tuple(self._inputs.values()):
             if row.task == task:
                 found = await self._store.input(self._runtime, row.id)
-                self._inputs[lease] = found or replace(row, version=0)
+                self._inputs[row.id] = found or msgspec.structs.replace(row, version=0)
         self._holders.pop(task, None)
         if holder is not None:
             self._holders[task] = holder
@@ -335,6 +366,5 @@ class NodeLedger:
                 self._holders[row.task] = row
             elif held is not None and held.id == row.id:
                 del self._holders[row.task]
-            for lease, mine in self._inputs.items():
-                if mine.id == row.id:
-                    self._inputs[lease] = row
+            if row.id in self._inputs:
+                self._inputs[row.id] = row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,6 +36,7 @@ __all__ = (
     "interrupted_of",
     "taken",
     "taken_again",
+    "together",
 )
 
 _REPORTED: Final = (OutcomeKind.COMPLETED, OutcomeKind.FAILED)
@@ -80,14 +82,15 @@ def taken(
     runtime: str, id: str, run: str, position: int, envelope: LeaseEnvelope, now: float, vault: Vault | None
 ) -> InputRow:
     """A lease that was accepted and is to be run, in one row: nothing waits between the two."""
+    task = str(envelope.task.id)
     return InputRow(
         runtime=runtime,
         id=id,
         phase=InputPhase.STAGED.value,
         position=position,
-        key=str(envelope.task.id),
+        key=task,
         kind=InputKind.TASK.value,
-        task=str(envelope.task.id),
+        task=task,
         capability=envelope.task.capability,
         fence=position,
         run=run,
@@ -139,6 +142,15 @@ def given_up(row: InputRow, reason: str, now: float) -> Commit:
     phase = InputPhase.SUPERSEDED.value
     ended = row.next(key=None, open=False, phase=phase, reason=reason, updated=now, body="{}")
     return Commit(runtime=row.runtime, inputs=(ended,))
+
+
+def together(commit: Commit, others: Iterable[Commit]) -> Commit:
+    """One commit of all these, which write to different rows; only the first adds receipts."""
+    inputs, outbox = list(commit.inputs), list(commit.outbox)
+    for other in others:
+        inputs += other.inputs
+        outbox += other.outbox
+    return Commit(runtime=commit.runtime, inputs=tuple(inputs), receipts=commit.receipts, outbox=tuple(outbox))
 
 
 def ending(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
+import msgspec
+
 from posemesh.control.errors import DriverValidationFailed
 from posemesh.control.image import Image, Run
 from posemesh.control.policy import decide, problem_of, strongest
@@ -150,7 +152,7 @@ def take_over(image: Image, given: Input, known: Entry, waits: OutboxRow) -> Acc
     policy = replace(decide(given), lane=None, apply=None)
     entry = image.add(given, policy)
     image.record = replace(image.record, fence=max(image.record.fence, given.fence))
-    image.put(replace(waits, fence=given.fence, updated=image.now))
+    image.put(msgspec.structs.replace(waits, fence=given.fence, updated=image.now))
     return Accepted(
         input_id=given.id,
         policy=policy,
@@ -347,7 +349,7 @@ def settle(image: Image, entry_id: str, ending: str, problem: str) -> None:
     row = image.outbox.get(entry_id)
     if row is None:
         raise DriverValidationFailed(f"expected an outcome that waits for delivery, got {entry_id}, which does not")
-    image.put(replace(row, ending=ending, problem=problem, updated=image.now))
+    image.put(msgspec.structs.replace(row, ending=ending, problem=problem, updated=image.now))
 
 
 def attach(image: Image) -> None:

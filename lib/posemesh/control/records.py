@@ -13,7 +13,6 @@ from enum import StrEnum
 from hashlib import sha256
 from random import Random
 from typing import Final, NewType, TypeVar
-from uuid import UUID
 
 import msgspec
 
@@ -86,7 +85,8 @@ class Ids:
         made = (int(self._wall() * 1000) & (1 << 48) - 1) << 74 | random
         self._latest = made if made > self._latest else self._latest + 1 + (random >> 44)
         head, tail = self._latest >> 62, self._latest & (1 << 62) - 1
-        return str(UUID(int=(head >> 12) << 80 | 0x7 << 76 | (head & 0xFFF) << 64 | 0b10 << 62 | tail))
+        text = f"{head >> 12:012x}7{head & 0xFFF:03x}{0b10 << 62 | tail:016x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     def input(self) -> InputId:
         return InputId(self())

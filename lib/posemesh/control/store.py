@@ -16,9 +16,9 @@ by, and what an operator wants to see. Times are seconds since the epoch, from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeAlias
+
+import msgspec
 
 from posemesh.errors import PosemeshError
 
@@ -87,8 +87,7 @@ class LedgerUnfit(StoreError):
     """A directory or file that cannot be written to, or that others could read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Versioned:
+class Versioned(msgspec.Struct, frozen=True, kw_only=True):
     """A row of one runtime that may be written again."""
 
     runtime: str
@@ -97,19 +96,17 @@ class Versioned:
 
     def next(self, **changes: Any) -> Self:
         """This row as the one after it is to be written."""
-        return replace(self, version=self.version + 1, **changes)
+        return msgspec.structs.replace(self, version=self.version + 1, **changes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeRow(Versioned):
+class RuntimeRow(Versioned, frozen=True, kw_only=True):
     """A runtime's lifecycle, as ``phase``; a destroyed one keeps its row."""
 
     phase: str
     updated: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputRow(Versioned):
+class InputRow(Versioned, frozen=True, kw_only=True):
     """One input. ``open`` until its phase is terminal; ``position`` is its place in the order of admission.
 
     ``key`` is what no other input of the runtime may hold at the same time; it is held until it is given up, also by a
@@ -131,8 +128,7 @@ class InputRow(Versioned):
     updated: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiptRow:
+class ReceiptRow(msgspec.Struct, frozen=True, kw_only=True):
     """A completed step of a run: the runtime's boundary number ``sequence``."""
 
     runtime: str
@@ -142,8 +138,7 @@ class ReceiptRow:
     created: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxRow(Versioned):
+class OutboxRow(Versioned, frozen=True, kw_only=True):
     """What the service is still to hear, or has heard. ``ending`` is empty as long as it waits, ``problem`` what stood
     in the way last.
 
@@ -166,8 +161,7 @@ class OutboxRow(Versioned):
 Row: TypeAlias = RuntimeRow | InputRow | ReceiptRow | OutboxRow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """What is to happen together, in one runtime.
 
     ``removed`` are inputs that are to be gone, as they were observed. ``observed`` are the id and the version of every
@@ -183,24 +177,21 @@ class Commit:
     observed: frozenset[tuple[str, int]] | None = None
 
     def __post_init__(self) -> None:
-        foreign = sorted({row.runtime for row in (*self.rows(), *self.removed)} - {self.runtime})
-        if foreign:
-            raise ValueError(f"a commit of the runtime {self.runtime!r} has rows of {', '.join(foreign)}")
-        names = [row.id for row in (*self.inputs, *self.removed)]
-        if len(names) != len(set(names)):
-            raise ValueError(f"a commit names an input twice: {', '.join(sorted(names))}")
+        for row in (*self.rows(), *self.removed):
+            if row.runtime != self.runtime:
+                raise ValueError(f"a commit of the runtime {self.runtime!r} has rows of {row.runtime}")
+        if len(self.inputs) + len(self.removed) > 1:
+            names = [row.id for row in (*self.inputs, *self.removed)]
+            if len(names) != len(set(names)):
+                raise ValueError(f"a commit names an input twice: {', '.join(sorted(names))}")
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> tuple[Row, ...]:
         """All that is to be written."""
-        if self.lifecycle is not None:
-            yield self.lifecycle
-        yield from self.inputs
-        yield from self.receipts
-        yield from self.outbox
+        lifecycle = () if self.lifecycle is None else (self.lifecycle,)
+        return (*lifecycle, *self.inputs, *self.receipts, *self.outbox)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of a runtime: ``inputs`` are the open ones in the order of admission, ``outbox`` what waits, the
     oldest first, ``sequence`` the number of the last receipt, 0 for none, and ``position`` the highest of all inputs.
     """

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields
-from operator import attrgetter
-from typing import Final, TypeAlias, TypeVar, cast
+from operator import attrgetter, itemgetter
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
+from msgspec.structs import astuple
 
 from posemesh.control.store import (
     Commit,
@@ -43,6 +43,7 @@ __all__ = (
     "rows",
     "rows_as_they_are",
     "snapshot",
+    "write",
 )
 
 R = TypeVar("R", RuntimeRow, InputRow, ReceiptRow, OutboxRow)
@@ -65,13 +66,24 @@ KEYS: Final[dict[type[Row], tuple[str, ...]]] = {
     ReceiptRow: ("runtime", "run", "sequence"),
     OutboxRow: ("runtime", "id"),
 }
-_TYPES: Final = {"str": "TEXT NOT NULL", "str | None": "TEXT", "int": "INTEGER NOT NULL", "bool": "INTEGER NOT NULL"}
-_COLUMNS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in NAMES}
-_GET: Final = {kind: attrgetter(*_COLUMNS[kind]) for kind in NAMES}
+_TYPES: Final[dict[Any, str]] = {
+    str: "TEXT NOT NULL",
+    str | None: "TEXT",
+    int: "INTEGER NOT NULL",
+    bool: "INTEGER NOT NULL",
+    float: "REAL NOT NULL",
+}
+_FIELDS: Final = {kind: msgspec.structs.fields(kind) for kind in NAMES}
+_COLUMNS: Final = {kind: tuple(field.name for field in _FIELDS[kind]) for kind in NAMES}
+_KEY: Final[dict[type[Row], Callable[[Row], tuple[Value, ...]]]] = {
+    # Of one attribute it would be no tuple; the name of a runtime is the first column.
+    kind: attrgetter(*key) if len(key) > 1 else lambda row: (row.runtime,)
+    for kind, key in KEYS.items()
+}
 
 
 def _table(kind: type[Row]) -> str:
-    columns = [f"{field.name} {_TYPES.get(str(field.type), 'REAL NOT NULL')}" for field in fields(kind)]
+    columns = [f"{field.name} {_TYPES[field.type]}" for field in _FIELDS[kind]]
     key = ", ".join(KEYS[kind])
     return f"CREATE TABLE {NAMES[kind]} ({', '.join(columns)}, digest BLOB NOT NULL, PRIMARY KEY ({key})) WITHOUT ROWID"
 
@@ -94,51 +106,58 @@ _BY_KEY: Final = {
 _INSERT: Final = {
     kind: f"INSERT INTO {NAMES[kind]} VALUES ({', '.join('?' * (len(_COLUMNS[kind]) + 1))}) "
     f"ON CONFLICT ({', '.join(KEYS[kind])}) DO NOTHING"
-    for kind in NAMES
+    for kind in (RuntimeRow, InputRow, OutboxRow)
 }
+_KEPT: Final[dict[type[Row], tuple[str, ...]]] = {
+    RuntimeRow: KEYS[RuntimeRow],
+    InputRow: KEYS[InputRow],
+    OutboxRow: (*KEYS[OutboxRow], "input", "sequence", "body"),
+}
+"""What stays as long as the row is there. SQLite would move a row whose key is set, also where it is set to itself."""
+_IF: Final[dict[type[Row], str]] = {OutboxRow: " AND ending = ''"}
+_SET: Final = {kind: tuple(each for each in (*_COLUMNS[kind], "digest") if each not in _KEPT[kind]) for kind in _KEPT}
 _UPDATE: Final = {
-    kind: f"UPDATE {NAMES[kind]} SET {', '.join(f'{column} = ?' for column in (*_COLUMNS[kind], 'digest'))} "
-    f"WHERE {' AND '.join(f'{column} = ?' for column in (*KEYS[kind], 'version'))}"
-    for kind in NAMES
+    kind: f"UPDATE {NAMES[kind]} SET {', '.join(f'{column} = ?' for column in _SET[kind])} "
+    f"WHERE {' AND '.join(f'{column} = ?' for column in (*_KEPT[kind], 'version'))}"
+    f"{_IF.get(kind, '')}"
+    for kind in _KEPT
 }
+_PLACES: Final = {
+    kind: itemgetter(*((*_COLUMNS[kind], "digest").index(each) for each in (*_SET[kind], *_KEPT[kind])))
+    for kind in _KEPT
+}
+_LAST_SEQUENCE: Final = "SELECT COALESCE(MAX(sequence), 0) FROM receipts WHERE runtime = ?"
+_ADD_RECEIPT: Final = (
+    f"INSERT INTO receipts SELECT {', '.join('?' * (len(_COLUMNS[ReceiptRow]) + 1))} WHERE ? = 1 + ({_LAST_SEQUENCE})"
+)
 
-
-def _float(value: Value) -> float:
-    """As SQLite gives it back: 0.0 where it is -0.0."""
-    return float(value or 0) + 0.0
-
-
-def _int(value: Value) -> int:
-    return int(value or 0)
-
-
-_STORED: Final[dict[type[Row], tuple[tuple[int, Callable[[Value], Value]], ...]]] = {
+_ZEROS: Final = {
     kind: tuple(
-        (place, _float if str(field.type) == "float" else _int)
-        for place, field in enumerate(fields(kind))
-        if str(field.type) in ("float", "bool")
+        (place, 0.0 if field.type is float else 0)
+        for place, field in enumerate(_FIELDS[kind])
+        if field.type in (float, bool)
     )
     for kind in NAMES
 }
-"""The columns that are stored otherwise than rows have them."""
+"""What a column has to be added to be as SQLite gives it back: True as 1, 5 as 5.0, -0.0 as 0.0."""
+_ENCODER: Final = msgspec.json.Encoder()
 
 
-def _values(row: Row) -> list[Value]:
-    """The columns as they are stored, whose JSON the digest is of: the same for a row written and for one read."""
-    values = list(_GET[type(row)](row))
-    for place, stored in _STORED[type(row)]:
-        values[place] = stored(values[place])
-    return values
+def _stored(row: Row) -> list[Value | bytes]:
+    """The columns as they are stored, the digest last."""
+    values: list[Any] = list(astuple(row))
+    for place, zero in _ZEROS[type(row)]:
+        values[place] += zero
+    return [*values, _digest(values)]
 
 
-def _digest(values: list[Value]) -> bytes:
-    return hashlib.blake2b(msgspec.json.encode(values), digest_size=16).digest()
+def _digest(values: Sequence[Value]) -> bytes:
+    return hashlib.blake2b(_ENCODER.encode(values), digest_size=16).digest()
 
 
 def name(row: Row) -> str:
     """What messages call it: its table and its key."""
-    key = "/".join(str(getattr(row, column)) for column in KEYS[type(row)])
-    return f"{NAMES[type(row)]} {key}"
+    return f"{NAMES[type(row)]} {'/'.join(map(str, _KEY[type(row)](row)))}"
 
 
 # --- Reading ------------------------------------------------------------------------------------------------------
@@ -189,8 +208,7 @@ def snapshot(db: sqlite3.Connection, runtime: str) -> Snapshot:
 
 
 def _last_sequence(db: sqlite3.Connection, runtime: str) -> int:
-    query = "SELECT COALESCE(MAX(sequence), 0) FROM receipts WHERE runtime = ?"
-    (sequence,) = db.execute(query, (runtime,)).fetchone()
+    (sequence,) = db.execute(_LAST_SEQUENCE, (runtime,)).fetchone()
     return int(sequence)
 
 
@@ -201,20 +219,27 @@ def apply(db: sqlite3.Connection, commit: Commit) -> None:
     """Write all of ``commit`` or nothing, within the caller's transaction. Raises StaleRows, Conflict, and
     sqlite3.Error, after which the transaction may be gone.
     """
-    db.execute("SAVEPOINT one")
+    # One statement does all it is to do or nothing without our help.
+    several = len(commit.rows()) + len(commit.removed) > 1
+    if several:
+        db.execute("SAVEPOINT one")
     try:
-        _write(db, commit)
+        write(db, commit)
     except BaseException as error:
-        with suppress(sqlite3.Error):  # of a full disk SQLite may have rolled back all of it
-            db.execute("ROLLBACK TO one")
+        if several:
+            with suppress(sqlite3.Error):  # of a full disk SQLite may have rolled back all of it
+                db.execute("ROLLBACK TO one")
         if not isinstance(error, StoreError) or not _is_stored(db, commit):
             raise
     finally:
-        if db.in_transaction:
+        if several and db.in_transaction:
             db.execute("RELEASE one")
 
 
-def _write(db: sqlite3.Connection, commit: Commit) -> None:
+def write(db: sqlite3.Connection, commit: Commit) -> None:
+    """Write all of ``commit``. Where it raises what :func:`apply` does, some of it may be written, and the caller rolls
+    back; also for a commit that has happened before.
+    """
     if commit.observed is not None:
         query = "SELECT id, version FROM inputs WHERE runtime = ? AND open"
         if commit.observed != frozenset(db.execute(query, (commit.runtime,))):
@@ -222,32 +247,40 @@ def _write(db: sqlite3.Connection, commit: Commit) -> None:
     for row in commit.removed:
         query = "DELETE FROM inputs WHERE runtime = ? AND id = ? AND version = ?"
         _one_row(db.execute(query, (row.runtime, row.id, row.version)), row)
-    if len(commit.inputs) > 1:  # so that they can hand keys on to one another
+    if commit.lifecycle is not None:
+        _put(db, commit.lifecycle)
+    for row in _handing_on(db, commit.inputs):
+        _put(db, row)
+    for receipt in commit.receipts:
+        _add_receipt(db, receipt)
+    for entry in commit.outbox:
+        _put(db, entry)
+
+
+def _handing_on(db: sqlite3.Connection, inputs: tuple[InputRow, ...]) -> Sequence[InputRow]:
+    """In an order in which each key is free before it is taken: first those that give theirs up."""
+    if len(inputs) < 2:
+        return inputs
+    claims = [row for row in inputs if row.key is not None]
+    if len(claims) > 1 and any(row.version > 1 for row in claims):  # they may exchange theirs
         query = "UPDATE inputs SET key = NULL WHERE runtime = ? AND id = ?"
-        db.executemany(query, [(row.runtime, row.id) for row in commit.inputs])
-    for each in commit.rows():
-        match each:
-            case ReceiptRow():
-                _add_receipt(db, each)
-            case OutboxRow():
-                _check_outbox(db, each)
-                _put(db, each)
-            case _:
-                _put(db, each)
+        db.executemany(query, [(row.runtime, row.id) for row in claims if row.version > 1])
+    return [*(row for row in inputs if row.key is None), *claims]
 
 
 def _put(db: sqlite3.Connection, row: RuntimeRow | InputRow | OutboxRow) -> None:
-    values = _values(row)
-    stored = (*values, _digest(values))
+    kind, stored = type(row), _stored(row)
     try:
         if row.version == 1:
-            _one_row(db.execute(_INSERT[type(row)], stored), row)
+            written = db.execute(_INSERT[kind], stored)
         else:
-            key = [getattr(row, column) for column in KEYS[type(row)]]
-            _one_row(db.execute(_UPDATE[type(row)], (*stored, *key, row.version - 1)), row)
+            written = db.execute(_UPDATE[kind], (*_PLACES[kind](stored), row.version - 1))
     except sqlite3.IntegrityError as error:
         claim = getattr(row, "key", None)
         raise Conflict(f"{name(row)} with the key {claim!r}: {error}; a key has one holder at a time") from None
+    if written.rowcount != 1 and isinstance(row, OutboxRow):
+        _expect_waiting(db, row)
+    _one_row(written, row)
 
 
 def _one_row(cursor: sqlite3.Cursor, row: Row) -> None:
@@ -256,14 +289,13 @@ def _one_row(cursor: sqlite3.Cursor, row: Row) -> None:
 
 
 def _add_receipt(db: sqlite3.Connection, row: ReceiptRow) -> None:
-    last = _last_sequence(db, row.runtime)
-    if row.sequence != last + 1:
-        raise Conflict(f"{name(row)}: expected the sequence {last + 1}; receipts are numbered densely and only added")
-    values = _values(row)
-    db.execute(_INSERT[ReceiptRow], (*values, _digest(values)))
+    if db.execute(_ADD_RECEIPT, (*_stored(row), row.sequence, row.runtime)).rowcount != 1:
+        expected = _last_sequence(db, row.runtime) + 1
+        raise Conflict(f"{name(row)}: expected the sequence {expected}; receipts are numbered densely and only added")
 
 
-def _check_outbox(db: sqlite3.Connection, row: OutboxRow) -> None:
+def _expect_waiting(db: sqlite3.Connection, row: OutboxRow) -> None:
+    """Raises Conflict where ``row`` cannot come after what is there, LedgerCorrupt where that cannot be read."""
     before = read(db, OutboxRow, row.runtime, row.id)
     if before is None or before.version != row.version - 1:
         return
@@ -282,4 +314,4 @@ def _is_stored(db: sqlite3.Connection, commit: Commit) -> bool:
 
 def _is(db: sqlite3.Connection, row: Row) -> bool:
     kind = cast(type[InputRow], type(row))  # any kind: a type variable takes but one
-    return read(db, kind, *(getattr(row, column) for column in KEYS[kind])) == row
+    return read(db, kind, *_KEY[kind](row)) == row

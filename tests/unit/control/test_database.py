@@ -36,8 +36,8 @@ from posemesh.control.store import (
     StaleRows,
     StoreError,
 )
-from tests.unit.control.crashing import STORY, taken
-from tests.unit.control.stores import a_commit, an_input
+from tests.unit.control.crashing import STORY, finished, taken
+from tests.unit.control.stores import a_commit, a_receipt, a_runtime, an_entry, an_input
 
 ROOT = Path(__file__).parents[3]
 Rows = list[Row]
@@ -308,6 +308,43 @@ def test_a_row_that_was_changed_by_hand_is_found(place: Path, column: str) -> No
     database.close()
 
 
+@pytest.mark.parametrize(
+    "column", ["body = '{}'", "input = 'i9'", "sequence = 9", "ending = 'delivered'", "version = 9"]
+)
+def test_an_entry_that_was_changed_by_hand_is_not_written_over(place: Path, column: str) -> None:
+    told_to(place, STORY[:4])
+    db = sqlite3.connect(place / FILE)
+    db.execute(f"UPDATE outbox SET {column}")
+    db.commit()
+    changed = db.execute("SELECT * FROM outbox").fetchall()
+    db.close()
+    database = Database.open(place)
+    [result] = database.write([a_commit(finished(1).outbox[0].next(ending="refused"))])
+    assert isinstance(result, LedgerCorrupt)
+    assert database.read(lambda db: db.execute("SELECT * FROM outbox").fetchall()) == changed
+    database.close()
+
+
+def test_rows_are_written_as_they_were_by_earlier_versions(place: Path) -> None:
+    """The digest is of numbers as SQLite gives them back: 5 as 5.0, -0.0 as 0.0, False as 0."""
+    rows = (
+        a_runtime(updated=5),
+        an_input(key="t1", run="r1", reason="é", open=False, updated=-0.0),
+        a_receipt(created=0.1),
+        an_entry(problem='"', fence=7),
+    )
+    told_to(place, [[a_commit(*rows)]])
+    with reading(place) as db:
+        digests = [db.execute(f"SELECT HEX(digest) FROM {table}").fetchone()[0] for table in tables.NAMES.values()]
+        assert stored(db) == list(rows)
+    assert digests == [
+        "170514003E5911899F254C09BB64BA40",
+        "9A194CD67F9571CA90BA40CFD62E9AEA",
+        "9811C45FE5C1593E8ECD7A55834DECB2",
+        "C3DE4904ED39672A2453893048C5333F",
+    ]
+
+
 def test_receipts_cannot_be_changed_or_removed_by_a_statement(place: Path) -> None:
     told_to(place)
     db = sqlite3.connect(place / FILE)
@@ -432,6 +469,21 @@ def test_of_a_group_that_does_not_fit_each_is_tried_alone(place: Path) -> None:
     assert isinstance(results[1], LedgerFull)
     assert isinstance(results[2], StaleRows)
     assert len(database.read(stored)) == 1
+    database.close()
+
+
+def test_a_commit_that_is_taken_is_one_statement_for_each_row(place: Path) -> None:
+    """Each costs a thread the interpreter, which it gives up and takes back."""
+    database = Database.open(place)
+    statements: list[str] = []
+    database._writer.set_trace_callback(statements.append)
+    held = taken(1).inputs[0].next(phase="consumed", open=False)
+    ended = a_commit(held, a_receipt(1), an_entry())
+    noted = a_commit(held.next(key=None), an_entry().next(ending="delivered"), an_input(id="i2", key="t2"))
+    for group, rows in (([taken(1)], 1), ([ended], 3), ([noted, taken(3)], 4)):
+        statements.clear()
+        assert database.write(group) == [None] * len(group)
+        assert len(statements) == 2 + rows, statements
     database.close()
 
 

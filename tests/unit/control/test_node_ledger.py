@@ -12,11 +12,22 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from posemesh.control.ledger import SqliteStore
 from posemesh.control.node_ledger import NodeLedger
-from posemesh.control.store import Commit, InputRow, LedgerCorrupt, LedgerFailed, LedgerFull, Store, StoreError
+from posemesh.control.store import (
+    Commit,
+    Conflict,
+    InputRow,
+    LedgerCorrupt,
+    LedgerFailed,
+    LedgerFull,
+    StaleRows,
+    Store,
+    StoreError,
+)
 from posemesh.control.vault import Vault
 from posemesh.errors import WireError
 from posemesh.secret import Secret
@@ -345,6 +356,109 @@ def test_a_note_that_is_lost_costs_one_more_offer(on_store: Any) -> None:
     on_store(body)
 
 
+class Watched:
+    """A store that notes what it is given, waits before each commit while ``held``, and may ``refuse`` some."""
+
+    def __init__(self, store: Store, refuse: Callable[[Commit], StoreError | None] = lambda commit: None) -> None:
+        self._store = store
+        self._refuse = refuse
+        self.given: list[Commit] = []
+        self.held: asyncio.Event | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, commit: Commit) -> None:
+        self.given.append(commit)
+        if self.held is not None:
+            await self.held.wait()
+        if error := self._refuse(commit):
+            raise error
+        await self._store.commit(commit)
+
+
+def leased(number: int) -> LeaseEnvelope:
+    return replace(ENVELOPE, task=replace(ENVELOPE.task, id=UUID(int=number)))
+
+
+async def delivered(ledger: NodeLedger, *numbers: int) -> None:
+    """Leases of as many tasks, whose delivery has ended and is not on record yet."""
+    for number in numbers:
+        await ledger.commit_accepted(number, leased(number))
+        await ledger.commit_outcome(number, outcome(task=UUID(int=number)))
+    for number in numbers:
+        ledger.settle(number, "delivered")
+
+
+def test_notes_go_with_the_next_commit(on_store: Any) -> None:
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await delivered(ledger, 1, 2, 3)
+        ledger._store = watched = Watched(store)  # type: ignore[assignment]
+        await ledger.commit_accepted(4, leased(4))
+        assert len(watched.given) == 1
+        assert {row.ending for row in await store.outbox(RUNTIME)} == {"delivered"}
+        assert [row.key for row in await store.inputs(RUNTIME)] == [None, None, None, str(UUID(int=4))]
+        await ledger.commit_accepted(5, leased(1))
+        await ledger.commit_outcome(4, outcome(task=UUID(int=4)))
+        await ledger.close()
+        assert len(watched.given) == 3, "what was written by the way is known"
+        assert ledger.unsettled() == (outcome(task=UUID(int=4)),)
+
+    on_store(body)
+
+
+@pytest.mark.parametrize("error", [LedgerFull, Conflict, StaleRows])
+def test_what_is_refused_together_is_given_one_by_one(on_store: Any, error: type[StoreError]) -> None:
+    """A note that cannot be written stands in nobody's way, and one that can is not lost with what it went with."""
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await delivered(ledger, 1, 2)
+        ledger._store = watched = Watched(  # type: ignore[assignment]
+            store, lambda commit: error("no") if any(row.input == first.id for row in commit.outbox) else None
+        )
+        first, _ = await store.inputs(RUNTIME)
+        await ledger.commit_accepted(3, leased(3))
+        assert len(watched.given[0].outbox) == 2
+        await ledger.close()
+        assert [row.ending for row in await store.outbox(RUNTIME)] == ["", "delivered"]
+        assert [row.phase for row in await store.inputs(RUNTIME)] == ["consumed", "consumed", "staged"]
+        await ledger.commit_outcome(3, outcome(task=UUID(int=3)))
+        assert len(await store.receipts(RUNTIME)) == 3
+
+    on_store(body)
+
+
+@pytest.mark.parametrize("happens", [True, False])
+def test_a_note_outlives_the_commit_it_went_with(on_store: Any, happens: bool) -> None:
+    """Whether nobody knows what became of it, or nobody waits for it any more."""
+
+    async def body(store: Store, reopen: Reopen) -> None:
+        ledger = await made(store)
+        await delivered(ledger, 1)
+        ledger._store = Unsure(store, "lost" if happens else "full", "full")  # type: ignore[assignment]
+        with pytest.raises(StoreError):
+            await ledger.commit_accepted(2, leased(2))
+        await ledger.close()
+        assert [row.ending for row in await store.outbox(RUNTIME)] == ["delivered"]
+
+        ledger._store = watched = Watched(store)  # type: ignore[assignment]
+        await delivered(ledger, 3)
+        watched.held = asyncio.Event()
+        waiting = asyncio.ensure_future(ledger.commit_accepted(4, leased(4)))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(ledger.close())
+        await asyncio.sleep(0)
+        assert not closing.done(), "the notes are not written yet"
+        waiting.cancel()
+        watched.held.set()
+        await closing
+        assert [row.ending for row in await store.outbox(RUNTIME)] == ["delivered", "delivered"]
+
+    on_store(body)
+
+
 def test_a_task_leased_again_while_its_delivery_is_being_noted(on_store: Any) -> None:
     """The two commits cross; whichever comes second is made anew on what the first left."""
 
@@ -535,8 +649,8 @@ def test_artifacts_that_are_not_those_of_the_digest_are_damage(on_store: Any) ->
         await ledger.commit_accepted(7, ENVELOPE)
         await ledger.commit_outcome(7, outcome())
         (entry,) = await store.outbox(RUNTIME)
-        changed = replace(entry, body=entry.body.replace('"id":"d1"', '"id":"d2"'))
-        snapshot = replace(await store.snapshot(RUNTIME), outbox=(changed,))
+        changed = msgspec.structs.replace(entry, body=entry.body.replace('"id":"d1"', '"id":"d2"'))
+        snapshot = msgspec.structs.replace(await store.snapshot(RUNTIME), outbox=(changed,))
         with pytest.raises(LedgerCorrupt, match="digest"):
             NodeLedger(store, snapshot, lambda: 0.0, lambda: "")
 

@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from posemesh.control.errors import DriverDestroyed, DriverNotReady, DriverRecoveryCorruption
@@ -50,7 +51,7 @@ async def test_a_row_that_was_not_to_last_is_deleted(rig: Rig) -> None:
     state = entry.stored.state
     passing = replace(entry, stored=replace(entry.stored, state=replace(state, input=rig.progress(id=given))))
     stored = passing.stored
-    await rig.store.commit(Commit(runtime=RUNTIME, inputs=(replace(row_of(entry), key=None),)))
+    await rig.store.commit(Commit(runtime=RUNTIME, inputs=(msgspec.structs.replace(row_of(entry), key=None),)))
     policy = replace(stored.state.policy, lane="steer", apply="run_checkpoint", idle="none", coalesce=True)
     stored = replace(
         stored, state=replace(stored.state, policy=policy), seed=replace(stored.seed, recovery_lane="steer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from posemesh.control.errors import DriverRecoveryCorruption
@@ -115,7 +116,7 @@ def test_a_seed_is_all_that_the_machine_knows() -> None:
 def damaged(change: Callable[[StoredInputState], StoredInputState]) -> InputRow:
     made, given = image()
     row = row_of(made.entries[given])
-    return replace(row, body=encode(change(made.entries[given].stored)).decode())
+    return msgspec.structs.replace(row, body=encode(change(made.entries[given].stored)).decode())
 
 
 DAMAGES: dict[str, Callable[[StoredInputState], StoredInputState]] = {
@@ -146,7 +147,7 @@ def test_a_row_that_is_open_and_ended() -> None:
     made.move(given, InputAbandoned(reason=AbandonReason.RESET))
     row = row_of(made.entries[given])
     with pytest.raises(DriverRecoveryCorruption, match="it is abandoned and open"):
-        entry_of(replace(row, open=True))
+        entry_of(msgspec.structs.replace(row, open=True))
     stored = decode(StoredInputState, row.body)
     for seed, problem in (
         (replace(stored.seed, terminal_outcome=None), "with the end None"),
@@ -156,7 +157,7 @@ def test_a_row_that_is_open_and_ended() -> None:
         ),
     ):
         with pytest.raises(DriverRecoveryCorruption, match=problem):
-            entry_of(replace(row, body=encode(replace(stored, seed=seed)).decode()))
+            entry_of(msgspec.structs.replace(row, body=encode(replace(stored, seed=seed)).decode()))
 
 
 def test_other_rows() -> None:
@@ -173,10 +174,10 @@ def test_other_rows() -> None:
     receipt = ReceiptRow(runtime=RUNTIME, run=RUN, sequence=1, body=encode(made).decode())
     assert receipt_of(receipt) == made
     for found in (
-        lambda: record_of(replace(row, phase="idle")),
-        lambda: record_of(replace(row, body="{}")),
-        lambda: receipt_of(replace(receipt, sequence=2)),
-        lambda: receipt_of(replace(receipt, body="{}")),
+        lambda: record_of(msgspec.structs.replace(row, phase="idle")),
+        lambda: record_of(msgspec.structs.replace(row, body="{}")),
+        lambda: receipt_of(msgspec.structs.replace(receipt, sequence=2)),
+        lambda: receipt_of(msgspec.structs.replace(receipt, body="{}")),
         lambda: outbox_entry_of(OutboxRow(runtime=RUNTIME, id="o", input="i")),
         lambda: entry_of(InputRow(runtime=RUNTIME, id="i", phase="queued")),
     ):

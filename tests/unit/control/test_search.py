@@ -7,7 +7,8 @@ together, and at what a process finds that begins anew where the one before died
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+
+import msgspec
 
 from posemesh.control import operations, recovery
 from posemesh.control.errors import RuntimeDriverError
@@ -133,7 +134,7 @@ def sound(image: Image) -> None:
             assert seed.last_run_id in image.runs and entry.stored.input_id in image.runs[seed.last_run_id].inputs
         if seed.phase is InputPhase.SUPERSEDED:
             assert seed.terminal_outcome is not None and seed.terminal_outcome.by in image.entries
-        assert entry_of(replace(row_of(entry), version=max(entry.version, 1))).stored == entry.stored
+        assert entry_of(msgspec.structs.replace(row_of(entry), version=max(entry.version, 1))).stored == entry.stored
     if image.state is RuntimeState.DESTROYED:
         assert not list(image.open())
 
@@ -152,7 +153,7 @@ def crashed(image: Image) -> None:
     lifecycle = RuntimeRow(
         runtime=RUNTIME, phase=image.record.state.value, version=image.version, body=record_text(image)
     )
-    rows = tuple(replace(row_of(entry), version=entry.version) for entry in image.open())
+    rows = tuple(msgspec.structs.replace(row_of(entry), version=entry.version) for entry in image.open())
     found = Snapshot(
         runtime=RUNTIME, lifecycle=lifecycle, inputs=rows, sequence=image.sequence, position=image.position
     )

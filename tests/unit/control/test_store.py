@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from posemesh.control.memory import MemoryStore
 from posemesh.control.store import (
@@ -350,7 +350,7 @@ COMMITS = st.builds(
     Commit,
     runtime=st.just(RUNTIME),
     lifecycle=st.none() | st.builds(a_runtime, version=VERSIONS),
-    inputs=st.lists(INPUTS, max_size=2, unique_by=lambda row: row.id).map(tuple),
+    inputs=st.lists(INPUTS, max_size=3, unique_by=lambda row: row.id).map(tuple),
     receipts=st.lists(st.builds(a_receipt, st.integers(1, 4), NAMES), max_size=1).map(tuple),
     outbox=st.lists(
         st.builds(an_entry, id=NAMES, version=VERSIONS, ending=st.sampled_from(("", "delivered"))), max_size=1
@@ -371,6 +371,26 @@ def test_both_stores_take_the_same_and_refuse_the_same(
             for number, commit in enumerate(story):
                 fitted = await fit(model, commit) if number % 3 or fresh else commit
                 assert await takes(model, fitted) == await takes(store, fitted)
+                assert await whole(model) == await whole(store)
+            assert await whole(model) == await whole(await reopen())
+
+    asyncio.run(main())
+
+
+@settings(max_examples=60, deadline=None)
+@given(story=st.lists(st.lists(COMMITS, min_size=1, max_size=4), min_size=1, max_size=6))
+def test_what_is_committed_together_is_taken_or_refused_each_by_itself(
+    tmp_path_factory: pytest.TempPathFactory, story: list[list[Commit]]
+) -> None:
+    """Those that wait for the disk share a transaction, which one of them that is refused does not spoil."""
+
+    async def main() -> None:
+        model = MemoryStore()
+        async with opened("sqlite", tmp_path_factory.mktemp("groups")) as (store, reopen):
+            for group in story:
+                fitted = [await fit(model, commit) for commit in group]
+                expected = [await takes(model, commit) for commit in fitted]
+                assert await asyncio.gather(*(takes(store, commit) for commit in fitted)) == expected
                 assert await whole(model) == await whole(store)
             assert await whole(model) == await whole(await reopen())
 
