@@ -32,16 +32,17 @@ from posemesh.control.store import (
     StoreError,
 )
 
-__all__ = ("FILE", "LOCK", "Connect", "Database", "reading")
+__all__ = ("FILE", "LOCK", "Connect", "Database", "Results", "reading")
 
 T = TypeVar("T")
 Connect: TypeAlias = Callable[..., sqlite3.Connection]
 """``sqlite3.connect``, or what a test puts in its place."""
+Results: TypeAlias = list[Exception | None]
+"""What refused each commit of a group, or None."""
 
 FILE: Final = "ledger.db"
 LOCK: Final = "ledger.lock"
-BUSY_SECS: Final = 5.0
-"""How long another program that holds the file is waited for."""
+_BUSY_SECS: Final = 5.0
 _LEFT: Final = "it was left as it is: bring back a copy, or move it away to begin anew"
 _ERRORS: Final[dict[int, tuple[type[StoreError], str]]] = {
     sqlite3.SQLITE_PERM: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
@@ -75,7 +76,7 @@ def _typed(path: Path) -> Iterator[None]:
 def _connect(connect: Connect, path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     # Many threads take turns with it, one at a time.
-    return connect(uri, uri=True, timeout=BUSY_SECS, isolation_level=None, check_same_thread=False)
+    return connect(uri, uri=True, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager
@@ -158,7 +159,7 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._identity = _identity(self.path)
-        self._patience = BUSY_SECS
+        self._patience = _BUSY_SECS
         self._broken: LedgerCorrupt | None = None
         self._closed = False
 
@@ -191,26 +192,24 @@ class Database:
             os.close(lock)
             raise
 
-    def write(self, commits: Sequence[Commit]) -> list[Exception | None]:
+    def write(self, commits: Sequence[Commit]) -> Results:
         """Commit each as one of a group: what refused it, or None. Raises StoreError where none of them happened."""
-        return self._grouped(commits, lambda: self._commit(self._staged(commits, BUSY_SECS)))
+        return self._grouped(commits, lambda: self._commit(self._staged(commits, _BUSY_SECS)))
 
-    def stage(self, commits: Sequence[Commit]) -> list[Exception | None]:
+    def stage(self, commits: Sequence[Commit]) -> Results:
         """The first step of :meth:`write`, which touches no disk but for pages that are not in memory. Raises
         StoreError, with nothing changed, where it cannot be done without waiting, or at all.
         """
-        self._expect_usable()
-        with _typed(self.path):
+        with self._writing():
             return self._staged(commits, 0)
 
-    def finish(self, commits: Sequence[Commit], staged: list[Exception | None]) -> list[Exception | None]:
+    def finish(self, commits: Sequence[Commit], staged: Results) -> Results:
         """The second step: results and errors are those of :meth:`write`."""
         return self._grouped(commits, lambda: self._commit(staged))
 
-    def _grouped(self, commits: Sequence[Commit], step: Callable[[], list[Exception | None]]) -> list[Exception | None]:
-        self._expect_usable()
+    def _grouped(self, commits: Sequence[Commit], step: Callable[[], Results]) -> Results:
         try:
-            with _typed(self.path):
+            with self._writing():
                 return step()
         except LedgerFull:
             if len(commits) == 1:
@@ -227,7 +226,7 @@ class Database:
         except StoreError as error:
             return error
 
-    def _staged(self, commits: Sequence[Commit], patience: float) -> list[Exception | None]:
+    def _staged(self, commits: Sequence[Commit], patience: float) -> Results:
         if _identity(self.path) != self._identity:
             raise LedgerFailed(f"{self.path} was removed or replaced while it was in use; restart the node")
         db = self._writer
@@ -237,23 +236,26 @@ class Database:
             db.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             self._patience = patience
         db.execute("BEGIN IMMEDIATE")
-        with self._undone_if_failed():
-            return _results(db, commits)
+        return _results(db, commits)
 
-    def _commit(self, results: list[Exception | None]) -> list[Exception | None]:
-        with self._undone_if_failed():
-            self._writer.execute("COMMIT")
+    def _commit(self, results: Results) -> Results:
+        self._writer.execute("COMMIT")
         return results
 
     @contextmanager
-    def _undone_if_failed(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            with suppress(sqlite3.Error):
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-            raise
+    def _writing(self) -> Iterator[None]:
+        """A step of a transaction, which is undone where the step fails."""
+        self._expect_open()
+        if self._broken is not None:
+            raise self._broken
+        with _typed(self.path):
+            try:
+                yield
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+                raise
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """The answer of ``query``, all of it as of one moment. Raises StoreError."""
@@ -278,17 +280,12 @@ class Database:
                 db.close()
         os.close(self._lock)
 
-    def _expect_usable(self) -> None:
-        self._expect_open()
-        if self._broken is not None:
-            raise self._broken
-
     def _expect_open(self) -> None:
         if self._closed:
             raise LedgerClosed(f"{self.path}: the ledger was closed")
 
 
-def _results(db: sqlite3.Connection, commits: Sequence[Commit]) -> list[Exception | None]:
+def _results(db: sqlite3.Connection, commits: Sequence[Commit]) -> Results:
     """What refused each, or None. Hardly ever is one refused: only then all of it is taken back, and done again with a
     way back for each.
     """

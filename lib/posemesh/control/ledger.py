@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Self, TypeAlias, TypeVar
 
 from posemesh.control import tables
-from posemesh.control.database import Connect, Database
+from posemesh.control.database import Connect, Database, Results
 from posemesh.control.store import (
     Commit,
     InputRow,
@@ -34,7 +34,7 @@ __all__ = ("GROUP_MAX", "LINGER_SECS", "SqliteStore")
 
 T = TypeVar("T")
 Waiting: TypeAlias = tuple[Commit, asyncio.Future[None]]
-Job: TypeAlias = tuple[Sequence[Waiting], Callable[[], list[Exception | None]]]
+Job: TypeAlias = tuple[Sequence[Waiting], Callable[[], Results]]
 
 GROUP_MAX = 64
 """Commits that one transaction takes at most, so that a flood holds up neither the loop nor the first of it."""
@@ -103,7 +103,7 @@ class SqliteStore:
             self._thread = asyncio.ensure_future(self._offload.call(self._work, loop, threading.get_ident()))
             self._thread.add_done_callback(self._thread_ended)
 
-    def _ended(self, group: Sequence[Waiting], results: Sequence[Exception | None]) -> None:
+    def _ended(self, group: Sequence[Waiting], results: Results) -> None:
         _answer(group, results)
         if self._waiting:
             self._begin()
@@ -205,14 +205,14 @@ def _close_unused(opening: asyncio.Future[Database]) -> None:
         opening.result().close()
 
 
-def _results(group: Sequence[Waiting], finish: Callable[[], list[Exception | None]]) -> Sequence[Exception | None]:
+def _results(group: Sequence[Waiting], finish: Callable[[], Results]) -> Results:
     try:
         return finish()
     except Exception as error:
         return [error] * len(group)
 
 
-def _answer(group: Sequence[Waiting], results: Sequence[Exception | None]) -> None:
+def _answer(group: Sequence[Waiting], results: Results) -> None:
     for (_, done), result in zip(group, results, strict=True):
         if done.done():  # its caller no longer waits
             continue

@@ -11,7 +11,8 @@ from base64 import b64decode, b64encode
 from os import urandom
 from typing import Final
 
-from Crypto.Cipher import ChaCha20_Poly1305
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from posemesh.secret import Secret
 
@@ -26,7 +27,8 @@ class Vault:
 
     def __init__(self, key: Secret) -> None:
         text = key.reveal().strip().lower().removeprefix("0x")
-        self._key = hashlib.blake2b(text.encode(), digest_size=32, person=b"posemesh vault").digest()
+        own = hashlib.blake2b(text.encode(), digest_size=32, person=b"posemesh vault").digest()
+        self._cipher = ChaCha20Poly1305(own)
 
     def __repr__(self) -> str:
         return "<Vault>"
@@ -34,14 +36,14 @@ class Vault:
     def seal(self, token: Secret) -> str:
         """As ASCII text; never twice the same."""
         nonce = urandom(NONCE_BYTES)
-        sealed, tag = ChaCha20_Poly1305.new(key=self._key, nonce=nonce).encrypt_and_digest(token.reveal().encode())
-        return b64encode(nonce + tag + sealed).decode()
+        sealed = self._cipher.encrypt(nonce, token.reveal().encode(), None)
+        return b64encode(nonce + sealed[-TAG_BYTES:] + sealed[:-TAG_BYTES]).decode()
 
     def open(self, text: str) -> Secret | None:
         """What was sealed; None for what this wallet did not seal."""
         try:
             raw = b64decode(text, validate=True)
             nonce, tag, sealed = raw[:NONCE_BYTES], raw[NONCE_BYTES:][:TAG_BYTES], raw[NONCE_BYTES + TAG_BYTES :]
-            return Secret(ChaCha20_Poly1305.new(key=self._key, nonce=nonce).decrypt_and_verify(sealed, tag).decode())
-        except ValueError:
+            return Secret(self._cipher.decrypt(nonce, sealed + tag, None).decode())
+        except (InvalidTag, ValueError):
             return None

@@ -21,6 +21,12 @@ def test_a_wallet_opens_what_it_sealed(form: str) -> None:
     assert b"very-secret" not in base64.b64decode(sealed)
 
 
+def test_what_earlier_versions_sealed_is_opened() -> None:
+    """They used another library. Nonce, tag and text come in this order."""
+    sealed = "N12QMIqWE9Ag/zLCoUgoE8qVB6p++HgiKv5GIpgtQIgU+/5JzPXOXaKB"
+    assert Vault(Secret(KEY)).open(sealed) == Secret("an earlier one")
+
+
 def test_nothing_is_sealed_twice_the_same() -> None:
     vault = Vault(Secret(KEY))
     assert len({vault.seal(TOKEN) for _ in range(20)}) == 20
