@@ -264,6 +264,17 @@ def test_all_of_the_port_goes_through(bench: Bench, target: Any) -> None:
     finished(test)
 
 
+@BOTH
+def test_a_task_that_the_socket_does_not_take_at_once_comes_whole(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            ends = [await bench.ending(runner, filler="x" * 3_000_000, end="raise") for _ in range(2)]
+            assert [ending.message for ending, _ in ends] == ["ValueError: outer"] * 2
+            assert len({job.progress["pid"] for _, job in ends}) == 1
+
+    finished(test)
+
+
 def test_threads_of_user_code_may_ask_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "LARGE", b"x" * 100_000)
 
