@@ -469,12 +469,18 @@ def test_without_keeping_each_task_has_its_own_child(bench: Bench) -> None:
     finished(test)
 
 
-def test_a_child_that_died_between_tasks_is_replaced(bench: Bench) -> None:
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_child_that_died_between_tasks_is_replaced(bench: Bench, seen: bool) -> None:
+    """Also where the loop had no turn since."""
+
     async def test() -> None:
         async with bench.runner(code.plain) as runner:
             _, job = await bench.ending(runner)
             os.kill(job.progress["pid"], signal.SIGKILL)
-            await asyncio.to_thread(wait_until, lambda: not is_alive(job.progress["pid"]))
+            if seen:
+                await asyncio.to_thread(wait_until, lambda: not is_alive(job.progress["pid"]))
+            else:
+                wait_until(lambda: not is_alive(job.progress["pid"]))
             ending, after = await bench.ending(runner)
             assert ending == Ending()
             assert after.progress["pid"] != job.progress["pid"]
