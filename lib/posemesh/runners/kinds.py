@@ -134,6 +134,8 @@ class BlockingRunner(_UserCode):
     def run(self, task: SyncTaskContext) -> None:
         """As :meth:`AsyncRunner.run`. Raises TypeError where the user's function returns a coroutine."""
         result = self._call("run", task)
+        if result is None:
+            return
         if isinstance(result, Generator):
             with closing(result):
                 for value in result:

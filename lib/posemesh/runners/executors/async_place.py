@@ -38,6 +38,7 @@ class AsyncPlace:
 
     def __init__(self, link: Link, runner: AsyncRunner) -> None:
         self.cancelled = False
+        self._loop = asyncio.get_running_loop()
         self._link = link
         self._runner = runner
         self._asked: dict[int, tuple[Wanted, asyncio.Future[Any]]] = {}
@@ -70,7 +71,7 @@ class AsyncPlace:
     def _begin(self, order: Run | Check) -> None:
         if not self.cancelled:
             self._order = order
-            self._task = asyncio.get_running_loop().create_task(self._carry_out(order))
+            self._task = self._loop.create_task(self._carry_out(order))
 
     async def _carry_out(self, order: Run | Check) -> None:
         """In a task of its own, which answers too: whoever waited for it would cost a turn of the loop."""
@@ -94,17 +95,20 @@ class AsyncPlace:
             if isinstance(order, Check):
                 await self._runner.check()
             else:
-                await self._runner.setup()
                 if not self._is_set_up:
-                    mark = SetUp(order.run, self.number())
-                    await self.ask(mark, mark)
-                    self._is_set_up = True
+                    await self._set_up(order)
                 in_setup = False
                 port = _Port(self, order.run)
                 await self._runner.run(PortTask(lease_of(order), port, port.workspace))
         except BaseException as error:
             return failed(order.run, error, in_setup=in_setup)
         return done(order.run)
+
+    async def _set_up(self, order: Run) -> None:
+        await self._runner.setup()
+        mark = SetUp(order.run, self.number())
+        await self.ask(mark, mark)
+        self._is_set_up = True
 
     def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # it is closed: the child is at its end

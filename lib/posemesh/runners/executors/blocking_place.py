@@ -45,7 +45,8 @@ class BlockingPlace:
         self.cancelled = False
         self._link = link
         self._runner = runner
-        self._news = threading.Condition()
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)
         self._reading = False
         self._gone = False
         self._orders: deque[Run | Check] = deque()
@@ -85,11 +86,8 @@ class BlockingPlace:
             if isinstance(order, Check):
                 self._runner.check()
                 return
-            self._runner.setup()
             if not self._is_set_up:
-                mark = SetUp(order.run, self.number())
-                self.ask(mark, mark)
-                self._is_set_up = True
+                self._set_up(order)
             in_setup = False
             port = _Port(self, order.run)
             self._runner.run(BlockingTask(lease_of(order), port, port.workspace))
@@ -99,6 +97,12 @@ class BlockingPlace:
         except BaseException as error:
             return failed(order.run, error, in_setup=in_setup)
         return done(order.run)
+
+    def _set_up(self, order: Run) -> None:
+        self._runner.setup()
+        mark = SetUp(order.run, self.number())
+        self.ask(mark, mark)
+        self._is_set_up = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.cancelled = True
@@ -133,17 +137,17 @@ class BlockingPlace:
 
     def _read_until(self, condition: Callable[[], bool]) -> None:
         """Wait for what the node sends, or for the thread that reads it."""
-        with self._news:
+        with self._lock:
             while not condition():
                 if self._reading:
                     self._news.wait()
                     continue
                 self._reading = True
-                self._news.release()
+                self._lock.release()
                 try:
                     frames = self._link.read()
                 finally:
-                    self._news.acquire()
+                    self._lock.acquire()
                     self._reading = False
                     self._news.notify_all()
                 self._take(frames)

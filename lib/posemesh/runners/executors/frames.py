@@ -264,20 +264,24 @@ class Frames:
     """
 
     def __init__(self, size_max: int | None = FRAME_BYTES_MAX) -> None:
-        self._size_max = size_max
+        self._size_max = 2**32 if size_max is None else size_max
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> Iterator[bytes | bytearray]:
         """The messages that are whole now. What one of them leads to may feed more."""
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            size = int.from_bytes(self._buffer[:4], "big")
-            if self._size_max is not None and size > self._size_max:
+        buffer = self._buffer
+        if not buffer and len(data) - 4 == int.from_bytes(data[:4], "big") <= self._size_max:
+            yield data[4:]  # one and no more, as nearly always
+            return
+        buffer += data
+        while len(buffer) >= 4:
+            size = int.from_bytes(buffer[:4], "big")
+            if size > self._size_max:
                 raise ValueError(f"expected a message of at most {self._size_max} bytes, got one of {size}")
-            if len(self._buffer) < 4 + size:
+            if len(buffer) < 4 + size:
                 break
-            body = bytes(self._buffer[4 : 4 + size])
-            del self._buffer[: 4 + size]
+            body = buffer[4 : 4 + size]
+            del buffer[: 4 + size]
             yield body
 
 

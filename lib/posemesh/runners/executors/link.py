@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import traceback
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -68,12 +67,16 @@ class Link:
     def finish(self, frame: Done) -> None:
         """The task, or the check, is over. A process that user code forked and let run until here ends."""
         for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # user code may have closed it, or put something else there
+            try:
                 stream.flush()
+            except Exception:
+                pass  # user code may have closed it, or put something else there
         if os.getpid() != self._pid:
             os._exit(0 if frame.code is None else 1)
-        with suppress(OSError):  # the node is gone, which the next read finds
+        try:
             self.send(frame)
+        except OSError:
+            pass  # the node is gone, which the next read finds
 
     def read(self, flags: int = 0) -> list[FromNode] | None:
         """What came; None where the node is gone."""
@@ -83,7 +86,7 @@ class Link:
             return []
         except OSError:
             return None
-        return [from_node(each) for each in self._frames.feed(data)] if data else None
+        return list(map(from_node, self._frames.feed(data))) if data else None
 
     def keep(self, piece: Piece) -> None:
         """It belongs to an answer that follows."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from posemesh.config import NodeConfig
@@ -30,7 +29,7 @@ def located(target: object) -> Load:
 
     Raises ValueError with what to do where it has none.
     """
-    if inspect.isfunction(target) or isinstance(target, type):
+    if isinstance(target, FunctionType | type):
         module, name = target.__module__, target.__qualname__
         if "<" in name:
             raise _unlocatable(name, "it is made inside of a function, where another interpreter cannot look")
@@ -41,7 +40,7 @@ def located(target: object) -> Load:
 
 def is_found(target: object, load: Load) -> bool:
     """Whether that is what the name stands for by now: another definition may have taken it."""
-    if inspect.isfunction(target) or isinstance(target, type):
+    if isinstance(target, FunctionType | type):
         found: Any = sys.modules.get(target.__module__)
         for name in load.name.split("."):
             found = getattr(found, name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -64,8 +65,9 @@ class Peer:
         self._connection = connection
         self._memory_bytes = memory_bytes
         self._loop = asyncio.get_running_loop()
-        self._kept: Kept | None = None
+        self.kept: Kept
         self._frames = Frames()
+        self._came = select.poll()
         self._outgoing: deque[Iterator[bytes]] = deque()
         self._unsent = memoryview(b"")
         self._writing = False
@@ -80,9 +82,10 @@ class Peer:
         self._broken = ""
         self._paused = False
         connection.setblocking(False)
+        self._came.register(connection, select.POLLIN)
 
     def __repr__(self) -> str:
-        return f"<Peer {self._kept}>"
+        return f"<Peer {getattr(self, 'kept', 'starting')}>"
 
     @classmethod
     async def start(cls, name: str, load: Load, env: Mapping[str, str], memory_bytes: int | None) -> Peer:
@@ -91,7 +94,7 @@ class Peer:
         with theirs:
             peer = cls(ours, memory_bytes)
             try:
-                peer._kept = await keep(
+                peer.kept = await keep(
                     command_of(name, theirs.fileno()),
                     env=env,
                     cwd=Path.cwd(),
@@ -103,25 +106,21 @@ class Peer:
                 ours.close()
                 raise
         peer._loop.add_reader(ours, peer._read)
-        peer._kept.on_end(peer._read_rest)
-        peer._send(iter((encode(load),)))
+        peer.kept.on_end(peer._read_rest)
+        peer._send(encode(load))
         return peer
-
-    @property
-    def kept(self) -> Kept:
-        assert self._kept is not None
-        return self._kept
 
     def is_usable(self) -> bool:
         """Whether it can be given something to do, as far as can be seen: also none that closed its output, since what
         it opened then may have the number of that.
         """
-        self._read()
+        if self._came.poll(0):
+            self._read()
         return self.is_sound()
 
     def is_sound(self) -> bool:
         """The same, as far as was seen."""
-        return self._connection.fileno() >= 0 and not self._told and not self._broken and self.kept.is_heard()
+        return self._connection.fileno() >= 0 and not self._told and self.kept.is_heard()
 
     def begin(self, order: Run | Check, job: Job | None, ended: Callable[[Ending], None]) -> None:
         """Carry out the task of ``job``, or the check. ``ended`` is called once, after this has returned, when all that
@@ -129,7 +128,7 @@ class Peer:
         """
         self._job, self._ended, self._is_ending = job, ended, False
         self._run = order.run
-        self._send(iter((encode(order),)))
+        self._send(encode(order))
         if self._connection.fileno() < 0:
             self._end(None)
 
@@ -170,7 +169,8 @@ class Peer:
             tail, self._output = self._output.tail, None
             if tail and ending.code is not None:
                 ending = replace(ending, details={**ending.details, "output": list(tail)})
-        self._end_asks()
+        if self._asks:
+            self._end_asks()
         ended, self._ended, self._job = self._ended, None, None
         assert ended is not None
         ended(ending)
@@ -278,7 +278,7 @@ class Peer:
     def _answered(self, number: int, ask: asyncio.Task[None]) -> None:
         self._asks.discard(ask)
         if ask.cancelled():  # perhaps before it began
-            self._send(iter((encode(refused(number, TaskStopped("the task was told to stop"))),)))
+            self._send(encode(refused(number, TaskStopped("the task was told to stop"))))
         if self._paused and len(self._asks) < ASKS_MAX and self._connection.fileno() >= 0:
             self._paused = False
             self._loop.add_reader(self._connection, self._read)
@@ -298,9 +298,9 @@ class Peer:
                 else:
                     value = await job.answer(question)
         except Exception as error:
-            self._send(iter((encode(refused(number, error)),)))
+            self._send(encode(refused(number, error)))
         else:
-            self._send(_answer(number, value))
+            self._send_all(_answer(number, value))
 
     def _end_asks(self) -> None:
         for ask in self._asks:
@@ -317,7 +317,20 @@ class Peer:
 
     # --- To the child -----------------------------------------------------------------------------------------------
 
-    def _send(self, frames: Iterator[bytes]) -> None:
+    def _send(self, frame: bytes) -> None:
+        if self._outgoing or self._unsent:
+            self._outgoing.append(iter((frame,)))
+            return
+        try:
+            sent = self._connection.send(frame)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return  # it has ended: the reader finds that
+        if sent < len(frame):
+            self._send_all(iter((frame[sent:],)))
+
+    def _send_all(self, frames: Iterator[bytes]) -> None:
         waiting = bool(self._outgoing or self._unsent)
         self._outgoing.append(frames)
         if not waiting:

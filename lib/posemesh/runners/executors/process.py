@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class ProcessRunner:
         self._env = dict(env or {})
         self._memory_bytes = memory_bytes
         self._keep = keep
-        self._idle: list[tuple[Env, Peer]] = []
+        self._idle: defaultdict[Env, list[Peer]] = defaultdict(list)
         self._runs: set[_ProcessRun] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
@@ -82,7 +83,8 @@ class ProcessRunner:
             raise ValueError(f"memory_bytes: expected a number of bytes above 0, got {memory_bytes}; None is no limit")
 
     def __repr__(self) -> str:
-        return f"<ProcessRunner {self.name} {self.capability}, {len(self._runs)} running, {len(self._idle)} idle>"
+        idle = sum(map(len, self._idle.values()))
+        return f"<ProcessRunner {self.name} {self.capability}, {len(self._runs)} running, {idle} idle>"
 
     def supports(self, spec: TaskSpec) -> bool:
         return spec.capability == self.capability
@@ -113,10 +115,10 @@ class ProcessRunner:
         """End all children: each is told to stop, and killed where it does not."""
         for run in tuple(self._runs):
             run.cancel()
-        idle, self._idle = self._idle, []
-        for _, peer in idle:
+        for peer in itertools.chain(*self._idle.values()):
             self._let_go(peer)
-        ends = [*self._leaving, *(run.over for run in self._runs)]
+        self._idle.clear()
+        ends = [*self._leaving, *(run.over() for run in self._runs)]
         if ends:
             await asyncio.wait(ends, timeout=CLOSE_SECS)
 
@@ -128,13 +130,12 @@ class ProcessRunner:
             )
 
     def _idle_child(self, env: Env) -> Peer | None:
-        for at in reversed(range(len(self._idle))):
-            context, peer = self._idle[at]
-            if context == env:
-                del self._idle[at]
-                if peer.is_usable():
-                    return peer
-                self._let_go(peer)
+        idle = self._idle[env]
+        while idle:
+            peer = idle.pop()
+            if peer.is_usable():
+                return peer
+            self._let_go(peer)
         return None
 
     def _started(self, env: Env) -> asyncio.Task[Peer]:
@@ -147,7 +148,7 @@ class ProcessRunner:
         """Whether it is kept for the next task."""
         kept = self._keep and peer.is_sound()
         if kept:
-            self._idle.append((env, peer))
+            self._idle[env].append(peer)
         return kept
 
     def _let_go(self, peer: Peer) -> asyncio.Task[None]:
@@ -156,7 +157,7 @@ class ProcessRunner:
         return leaving
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _ProcessRef:
     run_id: RunId
     runner: ProcessRunner
@@ -178,8 +179,7 @@ class _ProcessRun:
         self._told = False
         self._peer: Peer | None = None
         self._starting: asyncio.Task[Peer] | None = None
-        self._loop = asyncio.get_running_loop()
-        self.over: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] | None = None
         self._runner._runs.add(self)
         idle = self._runner._idle_child(self._context.env)
         if idle is not None:
@@ -188,8 +188,14 @@ class _ProcessRun:
             self._starting = self._runner._started(self._context.env)
             self._starting.add_done_callback(self._begin_with)
 
+    def over(self) -> asyncio.Future[None]:
+        """Done when it is."""
+        if self._over is None:
+            self._over = asyncio.get_running_loop().create_future()
+        return self._over
+
     def cancel(self) -> None:
-        if self._told or self.over.done():
+        if self._told or self not in self._runner._runs:
             return
         self._told = True
         if self._peer is not None:
@@ -227,8 +233,9 @@ class _ProcessRun:
 
     def _end(self, ending: Ending) -> None:
         self._runner._runs.discard(self)
-        self.over.set_result(None)
+        if self._over is not None:
+            self._over.set_result(None)
         if self._told:
-            self._loop.call_soon(self._ended, ending)  # perhaps it is being told just now
+            asyncio.get_running_loop().call_soon(self._ended, ending)  # perhaps it is being told just now
         else:
             self._ended(ending)

@@ -72,6 +72,12 @@ def test_what_came_before_a_message_that_is_too_large_is_given() -> None:
         next(given)
 
 
+def test_a_message_that_comes_alone_has_the_same_limit() -> None:
+    assert list(frames.Frames(5).feed(b"\0\0\0\5abcde")) == [b"abcde"]
+    with pytest.raises(ValueError, match="at most 5 bytes, got one of 6"):
+        list(frames.Frames(5).feed(b"\0\0\0\6abcdef"))
+
+
 def test_more_may_come_while_a_message_is_taken() -> None:
     """A child's idle check reads in the middle of its last task's message; it once took that message twice."""
     splitter = frames.Frames()

@@ -264,6 +264,17 @@ def test_all_of_the_port_goes_through(bench: Bench, target: Any) -> None:
     finished(test)
 
 
+@BOTH
+def test_a_task_that_the_socket_does_not_take_at_once_comes_whole(bench: Bench, target: Any) -> None:
+    async def test() -> None:
+        async with bench.runner(target) as runner:
+            ends = [await bench.ending(runner, filler="x" * 3_000_000, end="raise") for _ in range(2)]
+            assert [ending.message for ending, _ in ends] == ["ValueError: outer"] * 2
+            assert len({job.progress["pid"] for _, job in ends}) == 1
+
+    finished(test)
+
+
 def test_threads_of_user_code_may_ask_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "LARGE", b"x" * 100_000)
 
@@ -458,12 +469,18 @@ def test_without_keeping_each_task_has_its_own_child(bench: Bench) -> None:
     finished(test)
 
 
-def test_a_child_that_died_between_tasks_is_replaced(bench: Bench) -> None:
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_child_that_died_between_tasks_is_replaced(bench: Bench, seen: bool) -> None:
+    """Also where the loop had no turn since."""
+
     async def test() -> None:
         async with bench.runner(code.plain) as runner:
             _, job = await bench.ending(runner)
             os.kill(job.progress["pid"], signal.SIGKILL)
-            await asyncio.to_thread(wait_until, lambda: not is_alive(job.progress["pid"]))
+            if seen:
+                await asyncio.to_thread(wait_until, lambda: not is_alive(job.progress["pid"]))
+            else:
+                wait_until(lambda: not is_alive(job.progress["pid"]))
             ending, after = await bench.ending(runner)
             assert ending == Ending()
             assert after.progress["pid"] != job.progress["pid"]
