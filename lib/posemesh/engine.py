@@ -14,11 +14,13 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 from types import ModuleType
 from typing import Any, TypeGuard
+
+from msgspec.structs import replace
 
 from posemesh.capacity import Capacity, Claims
 from posemesh.commands import Authorized, Command
