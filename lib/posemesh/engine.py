@@ -137,7 +137,8 @@ class Engine:
         self.moved.clear()
         self.ended.clear()
         commands: list[Command] = []
-        while (subject := self._earliest()) is not None and self._timers[0][0] <= now:
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            subject = self._timers[0][2]
             event = min(subject.timers, key=subject.timers.__getitem__)
             del subject.timers[event]
             subject.queued = None
@@ -147,7 +148,12 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """The earliest timer of any machine, None without one."""
-        return None if self._earliest() is None else self._timers[0][0]
+        while self._timers:
+            at, _, subject = self._timers[0]
+            if subject.queued == at:
+                return at
+            heapq.heappop(self._timers)  # a later move has overtaken it
+        return None
 
     def identity(self, key: LeaseId) -> TaskIdentity | None:
         """The task of a lease that is not over."""
@@ -311,23 +317,23 @@ class Engine:
 
     def _couple(self, work: _Work) -> None:
         """Put the events of the first rule that holds into ``work``, if there is one."""
-        joint, rule = self._joint, None
+        joint, fresh, rule = self._joint, work.fresh, None
         if self._node_moved:
             joint.lease = joint.session = joint.delivery = None
             rule = NODE_RULES.first_that_holds(joint)
             self._node_moved = rule is not None
             if (seen := (self.auth.generation, self.poller.state)) != self._seen:
                 self._seen = seen
-                work.fresh.update(dict.fromkeys(self._tasks))
+                fresh.update(dict.fromkeys(self._tasks))
         if self._claims.waiting:
-            work.fresh.update(dict.fromkeys(self._claims.waiting))
-        while rule is None and work.fresh:
-            key = next(iter(work.fresh))
+            fresh.update(dict.fromkeys(self._claims.waiting))
+        while rule is None and fresh:
+            key = next(iter(fresh))
             task = self._tasks[key]
             joint.lease, joint.session, joint.delivery = task.lease, task.session, task.delivery
             rule = LEASE_RULES.first_that_holds(joint)
             if rule is None:
-                del work.fresh[key]
+                del fresh[key]
         if rule is None:
             room = self._claims.room(self.config.max_concurrency)
             joint.census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran, *room)
@@ -353,15 +359,6 @@ class Engine:
                 self._stuck[key] = task
                 if len(self._stuck) > STUCK_MAX:
                     del self._stuck[min(self._stuck)]
-
-    def _earliest(self) -> Subject | None:
-        """The subject whose timer is next; entries that a later move has overtaken are dropped on the way."""
-        while self._timers:
-            at, _, subject = self._timers[0]
-            if subject.queued == at:
-                return subject
-            heapq.heappop(self._timers)
-        return None
 
     def _status(self, task: Leased) -> TaskStatus:
         subject: Subject = task.delivery if task.delivery is not None else task.lease
