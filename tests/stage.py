@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from random import Random
 from types import ModuleType
 from typing import Any
 from uuid import UUID
+
+from msgspec import structs
 
 import posemesh.events as events
 from posemesh.capacity import Capacity
@@ -101,8 +103,7 @@ EVENTS: tuple[type[Event], ...] = tuple(
 
 def sample(kind: type[Event]) -> Event:
     """Some event of that class."""
-    needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
-    return kind(**{name: _VALUES[name] for name in needed})
+    return kind(**{field.name: _VALUES[field.name] for field in structs.fields(kind) if field.required})
 
 
 def events_of(machine: str) -> list[type[Event]]:

@@ -179,7 +179,7 @@ class Claims:
         if self.waiting:
             return 0, None
         if self._room is None:
-            runners = [claim.runner for claim in self._held.values()]
+            runners = [claim.runner for claim in self._held.values()] if self._capacity.limited else []
             if len(self._leases) < len(self._held) or self._capacity.is_exceeded(runners):
                 self._room = 0, None
             else:

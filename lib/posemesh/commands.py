@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from posemesh.errors import NodeStartError
 from posemesh.events import (
@@ -75,13 +77,11 @@ class StopReason(StrEnum):
 _STRENGTH = tuple(StopReason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """Something the shell is to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered(Command):
+class Answered(Command, frozen=True, kw_only=True):
     """A command that one event answers. :meth:`failed` is that event where it could not be carried out."""
 
     answers: ClassVar[tuple[type[Event], ...]] = ()
@@ -90,8 +90,7 @@ class Answered(Command):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authorized(Answered):
+class Authorized(Answered, frozen=True, kw_only=True):
     """A request to the task service. The engine puts the node's token in, or answers it itself where there is none."""
 
     token: Secret | None = None
@@ -101,8 +100,7 @@ class Authorized(Answered):
         return replace(self, token=token, generation=generation)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Register(Answered):
+class Register(Answered, frozen=True, kw_only=True):
     """Register the wallet with DDS, by the flow the configuration chooses."""
 
     answers: ClassVar = (RegistrationAccepted, RegistrationRejected)
@@ -111,8 +109,7 @@ class Register(Answered):
         return RegistrationRejected(failure=failure)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreSecret(Answered):
+class StoreSecret(Answered, frozen=True, kw_only=True):
     """Keep the callback's secret and read it back."""
 
     answers: ClassVar = (SecretStored, SecretUnstored)
@@ -124,8 +121,7 @@ class StoreSecret(Answered):
         return SecretUnstored(request=self.request, problem="persist failed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerCallback(Command):
+class AnswerCallback(Command, frozen=True, kw_only=True):
     """Answer the waiting callback ``request``; ``text`` is the body of an answer that is not 200."""
 
     request: int
@@ -133,8 +129,7 @@ class AnswerCallback(Command):
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignIn(Answered):
+class SignIn(Answered, frozen=True, kw_only=True):
     """Sign in with Ethereum at DDS: fresh challenge, check, signature, verify."""
 
     answers: ClassVar = (SignedIn, SignInFailed)
@@ -143,8 +138,7 @@ class SignIn(Answered):
         return SignInFailed(failure=failure)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask(Authorized):
+class Ask(Authorized, frozen=True, kw_only=True):
     """``GET /tasks``: any task of this node's, or only one of that ``capability``."""
 
     answers: ClassVar = (LeaseOffered, LeaseUnreadable, NoWork, AskFailed)
@@ -154,8 +148,7 @@ class Ask(Authorized):
         return AskFailed(failure=failure)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendHeartbeat(Authorized):
+class SendHeartbeat(Authorized, frozen=True, kw_only=True):
     """``POST /tasks/{id}/heartbeat``, given up after ``timeout`` seconds."""
 
     answers: ClassVar = (HeartbeatAccepted, HeartbeatFailed)
@@ -169,8 +162,7 @@ class SendHeartbeat(Authorized):
         return HeartbeatFailed(lease=self.lease, failure=failure)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfferOutcome(Authorized):
+class OfferOutcome(Authorized, frozen=True, kw_only=True):
     """``POST /tasks/{id}/complete`` or ``/fail``, as the outcome's kind says."""
 
     answers: ClassVar = (OutcomeAccepted, OutcomeRejected)
@@ -181,8 +173,7 @@ class OfferOutcome(Authorized):
         return OutcomeRejected(lease=self.lease, failure=failure)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitAccepted(Answered):
+class CommitAccepted(Answered, frozen=True, kw_only=True):
     """Write to the ledger that this lease was taken."""
 
     answers: ClassVar = (Committed, CommitFailed)
@@ -193,8 +184,7 @@ class CommitAccepted(Answered):
         return CommitFailed(lease=self.lease, problem=failure.message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitOutcome(Answered):
+class CommitOutcome(Answered, frozen=True, kw_only=True):
     """Write to the ledger how this lease ended here."""
 
     answers: ClassVar = (Committed, CommitFailed)
@@ -205,8 +195,7 @@ class CommitOutcome(Answered):
         return CommitFailed(lease=self.lease, problem=failure.message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettleOutcome(Command):
+class SettleOutcome(Command, frozen=True, kw_only=True):
     """Note in the ledger how the outcome's delivery ended, and what stood in its way. Unanswered: a note that is lost
     costs one more offer.
     """
@@ -216,8 +205,7 @@ class SettleOutcome(Command):
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartRunner(Answered):
+class StartRunner(Answered, frozen=True, kw_only=True):
     """Set the task up and run user code for it, by the runner of that name; ``""`` is that of the capability."""
 
     answers: ClassVar = (RunnerFinished, RunnerFailed)
@@ -229,36 +217,31 @@ class StartRunner(Answered):
         return RunnerFailed(lease=self.lease, code=FailureCode.SETUP_FAILED, message=failure.message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRunner(Command):
+class StopRunner(Command, frozen=True, kw_only=True):
     """Tell user code to stop. Its end is the answer to StartRunner."""
 
     lease: LeaseId
     reason: StopReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateLease(Command):
+class UpdateLease(Command, frozen=True, kw_only=True):
     """A running task has new terms: the domain token of its next request among them."""
 
     lease: LeaseId
     envelope: LeaseEnvelope
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp(Command):
+class GiveUp(Command, frozen=True, kw_only=True):
     """The node cannot start: ``error`` is what ``start()`` raises."""
 
     error: NodeStartError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leave(Command):
+class Leave(Command, frozen=True, kw_only=True):
     """The node has nothing left to do and may end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warn(Command):
+class Warn(Command, frozen=True, kw_only=True):
     """Tell the operator."""
 
     message: str

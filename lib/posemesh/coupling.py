@@ -16,9 +16,9 @@ one wins. The order is part of the meaning:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from operator import attrgetter
 from typing import TypeAlias
 
 from posemesh.capacity import Claims
@@ -33,6 +33,7 @@ from posemesh.events import (
     KeepAliveWanted,
     LeaseCancelled,
     LeaseEnded,
+    LeaseId,
     LeaseLost,
     NodeStopping,
     OutcomeReady,
@@ -55,7 +56,7 @@ from posemesh.machines.poller import Poller, PollerState
 from posemesh.machines.registration import Registration, RegistrationState
 from posemesh.machines.session import Flush, Session, SessionState
 
-__all__ = ("LAST_RULES", "LEASE_RULES", "NODE_RULES", "Census", "Joint", "Rule", "concerns_auth", "first_that_holds")
+__all__ = ("LAST_RULES", "LEASE_RULES", "NODE_RULES", "Census", "Joint", "Rule", "Rules", "concerns_auth")
 
 Census: TypeAlias = tuple[int, int, int, int, int, int | None, tuple[str, ...] | None]
 """busy, backlog, settling, ran, unran, spare, with_room: the fields of CensusTaken."""
@@ -63,8 +64,8 @@ Census: TypeAlias = tuple[int, int, int, int, int, int | None, tuple[str, ...] |
 
 @dataclass(slots=True)
 class Joint:
-    """The machines of a node, and those of one lease where a lease is looked at, with whether a newer lease of its task
-    is past its offer; the ``claims`` of all of them.
+    """The machines of a node, and those of one lease where a lease is looked at; the ``claims`` of all of them, and
+    whether a lease is ``superseded``: a newer one of its task is past its offer.
     """
 
     registration: Registration
@@ -76,7 +77,7 @@ class Joint:
     lease: Lease | None = None
     session: Session | None = None
     delivery: Delivery | None = None
-    superseded: bool = False
+    superseded: Callable[[LeaseId], bool] = lambda key: False
 
     def states(self) -> tuple[State | None, ...]:
         """The state of each machine, in the order of the fields; None for one that does not exist."""
@@ -90,7 +91,9 @@ class Joint:
         )
 
 
-_MACHINES = ("registration", "auth", "poller", "lease", "session", "delivery")
+_OF_NODE = ("registration", "auth", "poller")
+_MACHINES = (*_OF_NODE, "lease", "session", "delivery")
+_states_of_node = attrgetter(*(f"{name}.state" for name in _OF_NODE))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,19 +110,37 @@ class Rule:
     when: Callable[[Joint], bool] | None = None
 
 
-@cache
-def _candidates(rules: tuple[Rule, ...], states: tuple[State | None, ...]) -> tuple[Rule, ...]:
-    """The rules whose joint state is ``states``: the table's row, looked up once."""
-    now = dict(zip(_MACHINES, states, strict=True))
-    return tuple(rule for rule in rules if all(now[machine] in wanted for machine, wanted in rule.where.items()))
+class _Rows(dict[tuple[State | None, ...], tuple[Rule, ...]]):
+    """For each joint state its rules, found when it is first met."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules
+
+    def __missing__(self, states: tuple[State | None, ...]) -> tuple[Rule, ...]:
+        now = dict(zip(_MACHINES, states, strict=False))
+        row = tuple(rule for rule in self._rules if all(now[name] in wanted for name, wanted in rule.where.items()))
+        self[states] = row
+        return row
 
 
-def first_that_holds(rules: tuple[Rule, ...], joint: Joint) -> Rule | None:
-    """The uppermost rule whose joint state and condition hold."""
-    for rule in _candidates(rules, joint.states()):
-        if rule.when is None or rule.when(joint):
-            return rule
-    return None
+class Rules:
+    """A table: its rules, the uppermost first."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self._rules = rules
+        self._rows = _Rows(rules)
+        of_node = all(name in _OF_NODE for rule in rules for name in rule.where)
+        self._states: Callable[[Joint], tuple[State | None, ...]] = _states_of_node if of_node else Joint.states
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
+
+    def first_that_holds(self, joint: Joint) -> Rule | None:
+        """The uppermost rule whose joint state and condition hold."""
+        for rule in self._rows[self._states(joint)]:
+            if rule.when is None or rule.when(joint):
+                return rule
+        return None
 
 
 def concerns_auth(event: Event) -> Event | None:
@@ -139,9 +160,7 @@ def _renewed(joint: Joint) -> Event:
     return TokenRenewed(lease=_key(joint), generation=joint.auth.generation)
 
 
-def _poller_census(joint: Joint) -> Census:
-    poller = joint.poller
-    return poller.busy, poller.backlog, poller.settling, poller.ran, poller.unran, poller.spare, poller.with_room
+_known_census: Callable[[Poller], Census] = attrgetter(*CensusTaken.__struct_fields__)
 
 
 def _census(joint: Joint) -> Event:
@@ -214,7 +233,7 @@ _UNENDED = (*_BEGUN, LeaseState.STOPPING, LeaseState.UNSTOPPABLE)
 _KEPT = (SessionState.PENDING, SessionState.ALIVE, SessionState.TROUBLED)
 _DELIVERY_OVER = tuple(state for state in DeliveryState if state not in UNDELIVERED)
 
-NODE_RULES = (
+NODE_RULES = Rules(
     Rule(
         {},
         (("registration", lambda j: WalletDisowned()), ("auth", lambda j: RearmNoted())),
@@ -234,7 +253,7 @@ NODE_RULES = (
     ),
 )
 
-LEASE_RULES = (
+LEASE_RULES = Rules(
     Rule(
         {"poller": (PollerState.DRAINING,), "lease": _READY},
         (("lease", lambda j: NodeStopping(lease=_key(j))),),
@@ -333,7 +352,7 @@ LEASE_RULES = (
         {"delivery": (DeliveryState.BACKING_OFF,)},
         (("delivery", lambda j: OutcomeSuperseded(lease=_key(j))),),
         "what was found under an earlier lease must not end a newer one",
-        lambda j: j.superseded,
+        lambda j: j.superseded(_key(j)),
     ),
     Rule(
         {"session": _KEPT, "delivery": _DELIVERY_OVER},
@@ -342,12 +361,12 @@ LEASE_RULES = (
     ),
 )
 
-LAST_RULES = (
+LAST_RULES = Rules(
     Rule(
         {},
         (("poller", _census),),
         "what the node holds decides whether it asks",
-        lambda j: j.census != _poller_census(j),
+        lambda j: j.census != _known_census(j.poller),
     ),
     Rule(
         {"poller": (PollerState.DRAINING, PollerState.CLOSING)},

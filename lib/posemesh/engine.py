@@ -12,18 +12,20 @@ runners can take at a time is kept beside the machines (:class:`Claims`): it is 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from posemesh.capacity import Capacity, Claims
 from posemesh.commands import Authorized, Command
 from posemesh.config import NodeConfig
-from posemesh.coupling import LAST_RULES, LEASE_RULES, NODE_RULES, Joint, concerns_auth, first_that_holds
+from posemesh.coupling import LAST_RULES, LEASE_RULES, NODE_RULES, Joint, concerns_auth
 from posemesh.events import (
     Event,
     Failure,
@@ -48,36 +50,32 @@ OF_NODE: tuple[ModuleType, ...] = (registration, auth, poller)
 OF_LEASE: tuple[ModuleType, ...] = (lease, session, delivery)
 NODE_MACHINES: dict[str, Lifecycle[Any]] = {module.MACHINE.name: module.MACHINE for module in OF_NODE}
 LEASE_MACHINES: dict[str, Lifecycle[Any]] = {module.MACHINE.name: module.MACHINE for module in OF_LEASE}
+MACHINES = NODE_MACHINES | LEASE_MACHINES
 INVARIANTS = {module.MACHINE.name: module.invariants for module in (*OF_NODE, *OF_LEASE)}
 STEPS_MAX, STEPS_OF_LEASE_MAX = 500, 20
 """A step that moves machines more often than this, and this for each lease, does not converge: a rule does not make its
 own condition false."""
 STUCK_MAX = 256
 """Stuck outcomes that are shown; the oldest go first."""
+FOUND, ACCEPTED = lease.LeaseState.FOUND, lease.LeaseState.ACCEPTED
+QUEUED, RUNNING = lease.LeaseState.QUEUED, lease.LeaseState.RUNNING
+OFFERED = (LeaseOffered, LeaseUnreadable)
+RECOVERED = (LeaseRecovered, OutcomeRecovered)
+"""Their leases come with numbers of their own, below that of the first new lease."""
 NO_TOKEN = Failure(message="no node token", status=401, sent=False)
 OCCUPIED = "its user code was told to stop and goes on; it keeps its slot"
 
 
-@dataclass(eq=False, slots=True)
-class _Work:
+class _Work(Struct, eq=False):
     """What one call still has to do: events to handle, and the commands found so far. The leases in ``touched`` moved,
     those in ``fresh`` since their rules were looked at.
     """
 
-    events: deque[tuple[str, Event]] = field(default_factory=deque)
-    commands: list[Command] = field(default_factory=list)
-    touched: dict[LeaseId, None] = field(default_factory=dict)
-    fresh: dict[LeaseId, None] = field(default_factory=dict)
-    moves: int = 0
-
-
-def _is_new(event: Event) -> TypeGuard[LeaseOffered | LeaseUnreadable | LeaseRecovered | OutcomeRecovered]:
-    return isinstance(event, (LeaseOffered, LeaseUnreadable)) and not event.lease or _is_recovered(event)
-
-
-def _is_recovered(event: Event) -> TypeGuard[LeaseRecovered | OutcomeRecovered]:
-    """It comes with a number of its own, below that of the first lease."""
-    return isinstance(event, (LeaseRecovered, OutcomeRecovered))
+    events: list[tuple[str, Event]] = []
+    commands: list[Command] = []
+    touched: dict[LeaseId, None] = {}
+    fresh: dict[LeaseId, None] = {}
+    moves_left: int = 0
 
 
 class Engine:
@@ -97,12 +95,13 @@ class Engine:
         self.registration = registration.Registration()
         self.auth = auth.Auth()
         self.poller = poller.Poller()
+        self._of_node: dict[str, Subject] = {name: getattr(self, name) for name in NODE_MACHINES}
         self.counters: Counter[str] = Counter()
         self.moved: list[Moved] = []
         self.ended: list[Ended] = []
         self._rng = rng
         self._claims = Claims(capacity)
-        self._joint = Joint(self.registration, self.auth, self.poller, claims=self._claims)
+        self._joint = Joint(self.registration, self.auth, self.poller, claims=self._claims, superseded=self._superseded)
         self._tasks: dict[LeaseId, Leased] = {}
         self._succession = Succession()
         self._stuck: dict[LeaseId, Leased] = {}
@@ -125,25 +124,36 @@ class Engine:
         """
         self.moved.clear()
         self.ended.clear()
-        if (expiry := self._overdue(event, now)) is None:
-            return self._run(event, now)
-        self._check(event)
-        return self._run(expiry, now) + self._run(event, now)
+        task = self._tasks.get(getattr(event, "lease", 0))
+        # Nothing may begin under a lease that has run out. Only an accepted heartbeat says that it lasts.
+        if task is None or not task.is_overdue(now) or isinstance(event, HeartbeatAccepted):
+            return self._run(event, task, now)
+        self._admitted(event, task)
+        commands = self._run(LeaseExpired(lease=task.lease.key), task, now)
+        return commands + self._run(event, self._tasks.get(task.lease.key), now)
 
     def elapse(self, now: float) -> list[Command]:
         """Handle every timer that is due at ``now``, earliest first."""
         self.moved.clear()
         self.ended.clear()
         commands: list[Command] = []
-        while (subject := self._earliest()) is not None and self._timers[0][0] <= now:
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            subject = self._timers[0][2]
             event = min(subject.timers, key=subject.timers.__getitem__)
             del subject.timers[event]
-            commands += self._run(event(lease=subject.key) if issubclass(event, LeaseScoped) else event(), now)
+            subject.queued = None
+            due = event(lease=subject.key) if issubclass(event, LeaseScoped) else event()
+            commands += self._run(due, self._tasks.get(subject.key), now)
         return commands
 
     def next_deadline(self) -> float | None:
         """The earliest timer of any machine, None without one."""
-        return None if self._earliest() is None else self._timers[0][0]
+        while self._timers:
+            at, _, subject = self._timers[0]
+            if subject.queued == at:
+                return at
+            heapq.heappop(self._timers)  # a later move has overtaken it
+        return None
 
     def identity(self, key: LeaseId) -> TaskIdentity | None:
         """The task of a lease that is not over."""
@@ -168,131 +178,124 @@ class Engine:
         ]
         return [f"{name}: {problem}" for name, subject in named for problem in INVARIANTS[name](subject)]
 
-    def _run(self, event: Event, now: float) -> list[Command]:
+    def _run(self, event: Event, task: Leased | None, now: float) -> list[Command]:
         work = _Work()
         rejected = concerns_auth(event)
         if rejected is not None:
             work.events.append(("auth", rejected))
-        if not self._late(event):
-            self._check(event)
-            event = self._numbered(event)
-            work.events.extend((machine, event) for machine in event.machines)
+        if (admitted := self._admitted(event, task)) is not None:
+            for machine in admitted.machines:
+                work.events.append((machine, admitted))
+        work.moves_left = STEPS_MAX + STEPS_OF_LEASE_MAX * len(self._tasks)
+        self._joint.now = now
         while work.events:
-            self._fire(*work.events.popleft(), now, work)
+            self._fire(*work.events.pop(0), now, work)
             if not work.events:
-                self._couple(now, work)
+                self._couple(work)
         self._retire(work)
         return work.commands
 
-    def _overdue(self, event: Event, now: float) -> Event | None:
-        """The expiry of the event's lease where it is past and nobody has looked: nothing may begin under that lease.
+    def _admitted(self, event: Event, task: Leased | None) -> Event | None:
+        """``event``, with a number where its lease is new; None where it comes for a lease that is over.
 
-        Only an accepted heartbeat comes before it: the service says that the lease lasts.
+        It is refused as a whole, before anything moves, where one of its machines has no edge for it, or where its
+        number cannot be its lease's.
         """
-        if not isinstance(event, LeaseScoped) or isinstance(event, HeartbeatAccepted):
+        first = event if (task is None or type(event) in RECOVERED) and isinstance(event, LeaseScoped) else None
+        if first is not None and not self._begins(first):
             return None
-        task = self._tasks.get(event.lease)
-        if task is None or task.session is None or task.session.timers.get(LeaseExpired, now + 1) > now:
-            return None
-        return LeaseExpired(lease=event.lease)
+        for name in event.machines:
+            MACHINES[name].check(getattr(self if name in NODE_MACHINES else task, name, None), event)
+        return event if first is None else self._begun(first)
 
-    def _late(self, event: Event) -> bool:
-        """Whether ``event`` comes for a lease that is over."""
-        if not isinstance(event, LeaseScoped) or event.lease in self._tasks or _is_new(event):
-            return False
+    def _begins(self, event: LeaseScoped) -> bool:
+        """Whether it is the first event of a lease, and not one that comes after its end."""
+        if type(event) in RECOVERED:
+            if not 0 < event.lease < self._first or event.lease in self._tasks:
+                raise KeyError(f"{event}: expected a number of its own below {self._first}")
+            return True
+        if type(event) in OFFERED and not event.lease:
+            return True
         if not 0 < event.lease < self._next:
             raise KeyError(f"{event} names a lease that never was")
-        return True
+        return False
 
-    def _check(self, event: Event) -> None:
-        """Refuse ``event`` as a whole, before anything moves, where one of its machines has no edge for it, or where
-        its number cannot be that of a recovered lease.
-        """
-        if _is_recovered(event) and (not 0 < event.lease < self._first or event.lease in self._tasks):
-            raise KeyError(f"{event}: expected a number of its own below {self._first}")
-        task = self._tasks.get(event.lease) if isinstance(event, LeaseScoped) else None
-        for name in event.machines:
-            if name in NODE_MACHINES:
-                NODE_MACHINES[name].check(getattr(self, name), event)
-            else:
-                LEASE_MACHINES[name].check(getattr(task, name, None), event)
-
-    def _numbered(self, event: Event) -> Event:
-        if not _is_new(event):
-            return event
-        if _is_recovered(event):
-            key = event.lease
-        else:
-            key, self._next = self._next, self._next + 1
+    def _begun(self, event: LeaseScoped) -> Event:
+        """The first event of a lease, with its number: its own, where it was recovered."""
+        key = event.lease or self._next
+        self._next = max(self._next, key + 1)
         self._tasks[key] = Leased(lease.Lease(key=key))
         self._holding += 1
-        self.counters["recovered" if _is_recovered(event) else "leased"] += 1
+        self.counters["recovered" if event.lease else "leased"] += 1
         return replace(event, lease=key)
 
     def _fire(self, machine: str, event: Event, now: float, work: _Work) -> None:
-        work.moves += 1
-        if work.moves > STEPS_MAX + STEPS_OF_LEASE_MAX * len(self._tasks):
+        if not work.moves_left:
             raise AssertionError(f"the coupling rules do not converge: {self.moved[-8:]}")
-        subject, lifecycle = self._subject(machine, event)
+        work.moves_left -= 1
+        subject = self._of_node.get(machine) or self._of_lease(machine, event)
         step = Step(event, now, self._rng, self.config, self.capabilities, self._claims.has_room)
-        commands, record = lifecycle.fire(subject, step)
+        commands, record = MACHINES[machine].fire(subject, step)
         self.moved.append(record)
-        if subject.key:
-            work.touched[subject.key] = work.fresh[subject.key] = None
-            if isinstance(subject, lease.Lease):
-                self._recount_lease(subject, record)
-                work.fresh.update(dict.fromkeys(self._succession.older(subject)))
-            elif isinstance(subject, delivery.Delivery):
-                self._recount_delivery(subject)
+        if key := subject.key:
+            work.touched[key] = work.fresh[key] = None
+            if machine == "lease":
+                self._recount_lease(self._tasks[key], record, work)
+            elif machine == "delivery":
+                self._recount_delivery(self._tasks[key])
         else:
             self._node_moved = True
-        if (deadline := subject.deadline) is not None and deadline != subject.queued:
+        if not subject.timers:
+            subject.queued = None
+        elif (deadline := min(subject.timers.values())) != subject.queued:
             subject.queued = deadline
             heapq.heappush(self._timers, (deadline, next(self._order), subject))
         for command in commands:
-            self._authorize(command, now, work)
+            if isinstance(command, Authorized):
+                self._authorize(command, now, work)
+            else:
+                work.commands.append(command)
 
-    def _authorize(self, command: Command, now: float, work: _Work) -> None:
-        if isinstance(command, Authorized):
-            usable = self.auth.usable(now)
-            if usable is None:
-                answer = command.failed(NO_TOKEN)
-                work.events.extend((machine, answer) for machine in answer.machines)
-                return
-            command = command.under(*usable)
-        work.commands.append(command)
+    def _authorize(self, command: Authorized, now: float, work: _Work) -> None:
+        if (usable := self.auth.usable(now)) is not None:
+            work.commands.append(command.under(*usable))
+        else:
+            answer = command.failed(NO_TOKEN)
+            work.events += [(machine, answer) for machine in answer.machines]
 
-    def _subject(self, machine: str, event: Event) -> tuple[Subject, Lifecycle[Any]]:
-        if machine in NODE_MACHINES:
-            return getattr(self, machine), NODE_MACHINES[machine]
-        assert isinstance(event, LeaseScoped)
+    def _of_lease(self, machine: str, event: Any) -> Any:
+        """That machine of the event's lease; it is made when it first hears of something."""
         task = self._tasks[event.lease]
         subject = getattr(task, machine)
         if subject is None:
-            subject = LEASE_MACHINES[machine].subject(key=event.lease)
-            if isinstance(subject, session.Session):
+            subject = LEASE_MACHINES[machine].subject(key=event.lease, token_generation=self.auth.generation)
+            if machine == "session":
                 subject.task_id = task.lease.task.task_id
-            subject.token_generation = self.auth.generation
             setattr(task, machine, subject)
-        return subject, LEASE_MACHINES[machine]
+        return subject
 
-    def _recount_lease(self, subject: lease.Lease, record: Moved) -> None:
-        task, holds = self._tasks[subject.key], subject.holds
+    def _recount_lease(self, task: Leased, record: Moved, work: _Work) -> None:
+        subject, holds = task.lease, task.lease.holds
         self._holding += holds - task.holds
         task.holds = holds
-        self._claim(subject)
+        self._claim(subject, holds)
         if record.source == record.dest:
             return
-        ended = subject.state in lease.MACHINE.ends
-        self._ran += (subject.state is lease.LeaseState.RUNNING) + (ended and subject.ran)
-        self._unran += ended and not subject.ran
+        work.fresh.update(dict.fromkeys(self._succession.older(subject)))
+        if subject.state is RUNNING:
+            self._ran += 1
+        elif subject.state in lease.MACHINE.ends:
+            self._ran += subject.ran
+            self._unran += not subject.ran
 
-    def _superseded(self, task: Leased) -> bool:
-        waiting = (lease.LeaseState.OFFERED, lease.LeaseState.QUEUED)
-        return any(self._tasks[key].lease.state not in waiting for key in self._succession.newer(task.lease))
+    def _superseded(self, key: LeaseId) -> bool:
+        waiting = (lease.LeaseState.OFFERED, QUEUED)
+        newer = self._succession.newer(self._tasks[key].lease)
+        return any(self._tasks[other].lease.state not in waiting for other in newer)
 
-    def _recount_delivery(self, subject: delivery.Delivery) -> None:
-        task = self._tasks[subject.key]
+    def _recount_delivery(self, task: Leased) -> None:
+        subject = task.delivery
+        assert subject is not None
         waits = subject.outcome is not None and subject.state in delivery.UNDELIVERED
         self._waiting += waits - task.waits
         self._unanswered += subject.unanswered - task.unanswered
@@ -302,40 +305,42 @@ class Engine:
             self._ran += taken and task.lease.ran
             self._unran += not taken
 
-    def _claim(self, subject: lease.Lease) -> None:
+    def _claim(self, subject: lease.Lease, holds: bool) -> None:
         """Tell the claims what the lease's move means to them. What ends without having begun claims no more."""
-        key = subject.key
-        if not subject.holds or (subject.outcome is not None and not subject.ran):
+        key, state = subject.key, subject.state
+        if not holds or (subject.outcome is not None and not subject.ran):
             self._claims.release(key)
-        elif subject.state in (lease.LeaseState.FOUND, lease.LeaseState.ACCEPTED):
+            return
+        if state is FOUND or state is ACCEPTED:
             self._claims.take(key, subject.runner or subject.task.capability, subject.task.task_id)
-            self._claims.note(key, waits=subject.state is lease.LeaseState.FOUND, stuck=False)
-        else:
-            self._claims.note(key, waits=subject.state is lease.LeaseState.QUEUED, stuck=subject.stuck)
+        self._claims.note(key, waits=state is FOUND or state is QUEUED, stuck=subject.stuck)
 
-    def _couple(self, now: float, work: _Work) -> None:
+    def _couple(self, work: _Work) -> None:
         """Put the events of the first rule that holds into ``work``, if there is one."""
-        joint, room = self._joint, self._claims.room(self.config.max_concurrency)
-        joint.census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran, *room)
-        joint.now, joint.lease, joint.session, joint.delivery = now, None, None, None
-        rule = first_that_holds(NODE_RULES, joint) if self._node_moved else None
-        self._node_moved = rule is not None
-        if (seen := (self.auth.generation, self.poller.state)) != self._seen:
-            self._seen = seen
-            work.fresh.update(dict.fromkeys(self._tasks))
+        joint, fresh, rule = self._joint, work.fresh, None
+        if self._node_moved:
+            joint.lease = joint.session = joint.delivery = None
+            rule = NODE_RULES.first_that_holds(joint)
+            self._node_moved = rule is not None
+            if (seen := (self.auth.generation, self.poller.state)) != self._seen:
+                self._seen = seen
+                fresh.update(dict.fromkeys(self._tasks))
         if self._claims.waiting:
-            work.fresh.update(dict.fromkeys(self._claims.waiting))
-        while rule is None and work.fresh:
-            key = next(iter(work.fresh))
+            fresh.update(dict.fromkeys(self._claims.waiting))
+        while rule is None and fresh:
+            key = next(iter(fresh))
             task = self._tasks[key]
             joint.lease, joint.session, joint.delivery = task.lease, task.session, task.delivery
-            joint.superseded = task.delivery is not None and self._superseded(task)
-            rule = first_that_holds(LEASE_RULES, joint)
+            rule = LEASE_RULES.first_that_holds(joint)
             if rule is None:
-                del work.fresh[key]
-        rule = rule or first_that_holds(LAST_RULES, joint)
+                del fresh[key]
+        if rule is None:
+            room = self._claims.room(self.config.max_concurrency)
+            joint.census = (self._holding, self._waiting, self._unanswered, self._ran, self._unran, *room)
+            rule = LAST_RULES.first_that_holds(joint)
         if rule is not None:
-            work.events.extend((machine, make(joint)) for machine, make in rule.tell)
+            for machine, make in rule.tell:
+                work.events.append((machine, make(joint)))
 
     def _retire(self, work: _Work) -> None:
         for key in work.touched:
@@ -354,17 +359,6 @@ class Engine:
                 self._stuck[key] = task
                 if len(self._stuck) > STUCK_MAX:
                     del self._stuck[min(self._stuck)]
-
-    def _earliest(self) -> Subject | None:
-        """The subject whose timer is next; entries that a later move has overtaken are dropped on the way."""
-        while self._timers:
-            at, _, subject = self._timers[0]
-            if subject.deadline == at:
-                return subject
-            heapq.heappop(self._timers)
-            if subject.queued == at:
-                subject.queued = None
-        return None
 
     def _status(self, task: Leased) -> TaskStatus:
         subject: Subject = task.delivery if task.delivery is not None else task.lease

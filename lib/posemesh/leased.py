@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from posemesh.events import LeaseId
+from posemesh.events import LeaseExpired, LeaseId
 from posemesh.machines import delivery, lease, session
 
 __all__ = ("Leased", "Succession")
@@ -23,6 +23,10 @@ class Leased:
     holds: bool = True
     waits: bool = False
     unanswered: bool = False
+
+    def is_overdue(self, now: float) -> bool:
+        """Its time is past, and nobody has looked."""
+        return self.session is not None and self.session.timers.get(LeaseExpired, now + 1) <= now
 
     @property
     def over(self) -> bool:
@@ -63,10 +67,12 @@ class Succession:
 
     def older(self, subject: lease.Lease) -> list[LeaseId]:
         """The earlier leases of its task; it is itself one of the task's from now on."""
-        leases = self._leases.setdefault(subject.task.task_id, [])
+        leases = self._leases.get(subject.task.task_id)
+        if leases is None:
+            leases = self._leases[subject.task.task_id] = []
         if subject.key not in leases:
             leases.append(subject.key)
-        return [key for key in leases if key < subject.key]
+        return [key for key in leases if key < subject.key] if len(leases) > 1 else []
 
     def newer(self, subject: lease.Lease) -> list[LeaseId]:
         """The later leases of its task."""

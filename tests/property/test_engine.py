@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
 
 from posemesh.capacity import Capacity, Offer
 from posemesh.commands import (
@@ -327,7 +328,7 @@ class NodeRules(RuleBasedStateMachine):
                 lease = self._lease(str(task), ttl, cancel)
                 if len(self._same(lease)) > 1 and pick(BOTH):
                     self.given[lease] = replace(DONE, task=replace(DONE.task, task_id=str(task)))
-                    offer = replace(offer, standing=self._earlier(lease))
+                    offer = structs.replace(offer, standing=self._earlier(lease))
                 self._tell(offer)
             case "other":
                 offer = LeaseOffered(envelope=envelope(capability="/other/v1"), ttl=60.0)

@@ -8,7 +8,7 @@ import pytest
 
 import posemesh.engine
 from posemesh import coupling
-from posemesh.coupling import LAST_RULES, LEASE_RULES, NODE_RULES, Joint, Rule, concerns_auth, first_that_holds
+from posemesh.coupling import LAST_RULES, LEASE_RULES, NODE_RULES, Joint, Rule, Rules, concerns_auth
 from posemesh.events import (
     AskFailed,
     Emptied,
@@ -51,7 +51,9 @@ def test_every_rule_fires_and_none_fires_twice_on_one_joint_state(monkeypatch: p
     fired: Counter[str] = Counter()
     seen: list[object] = []
 
-    def watch(rules: tuple[Rule, ...], joint: Joint) -> Rule | None:
+    first_that_holds = Rules.first_that_holds
+
+    def watch(rules: Rules, joint: Joint) -> Rule | None:
         rule = first_that_holds(rules, joint)
         if rule is not None:
             fired[rule.why] += 1
@@ -61,7 +63,7 @@ def test_every_rule_fires_and_none_fires_twice_on_one_joint_state(monkeypatch: p
             seen.append(now)
         return rule
 
-    monkeypatch.setattr(posemesh.engine, "first_that_holds", watch)
+    monkeypatch.setattr(Rules, "first_that_holds", watch)
     for test in SCENARIOS.values():
         test()
     assert [rule.why for rule in RULES if not fired[rule.why]] == []
@@ -69,7 +71,7 @@ def test_every_rule_fires_and_none_fires_twice_on_one_joint_state(monkeypatch: p
 
 def test_a_rule_that_does_not_make_itself_false_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Rule({"poller": (PollerState.WAITING,)}, (("registration", lambda j: coupling.WalletDisowned()),), "no end")
-    monkeypatch.setattr(posemesh.engine, "NODE_RULES", (loop,))
+    monkeypatch.setattr(posemesh.engine, "NODE_RULES", Rules(loop))
     stage = Stage()
     with pytest.raises(AssertionError, match="do not converge"):
         stage.engine.handle(test_engine.NodeStarted(), 0.0)
@@ -79,12 +81,24 @@ def test_the_upper_rule_wins_and_none_stands_for_a_machine_that_is_not_there() -
     joint = Joint(Registration(), Auth(), Poller())
     upper = Rule({"registration": (RegistrationState.IDLE,), "lease": (None,)}, (("poller", lambda j: Emptied()),), "a")
     lower = Rule({}, (("poller", lambda j: Emptied()),), "b")
-    assert first_that_holds((upper, lower), joint) is upper
+    table = Rules(upper, lower)
+    assert table.first_that_holds(joint) is upper
     joint.lease = Lease()
-    assert first_that_holds((upper, lower), joint) is lower
+    assert table.first_that_holds(joint) is lower
     never = Rule({}, (("poller", lambda j: Emptied()),), "c", lambda j: False)
-    assert first_that_holds((never,), joint) is None
+    assert Rules(never).first_that_holds(joint) is None
     assert joint.states()[:3] == ("idle", "signed_out", "waiting") and joint.states()[4:] == (None, None)
+
+
+def test_a_table_about_the_machines_of_the_node_holds_whatever_lease_is_looked_at() -> None:
+    joint = Joint(Registration(), Auth(), Poller())
+    rule = Rule({"poller": (PollerState.WAITING,)}, (("poller", lambda j: Emptied()),), "a")
+    table = Rules(rule)
+    assert list(table) == [rule]
+    for joint.lease in (None, Lease()):
+        assert table.first_that_holds(joint) is rule
+    joint.poller.state = PollerState.FULL
+    assert table.first_that_holds(joint) is None
 
 
 @pytest.mark.parametrize(

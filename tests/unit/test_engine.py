@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
 from posemesh.capacity import Capacity, Offer
 from posemesh.commands import (
@@ -138,7 +139,7 @@ def test_a_step_moves_any_number_of_leases(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("posemesh.engine.STEPS_MAX", 20)
     stage = signed_in(max_concurrency=30)
     for number in range(1, 31):
-        offered = replace(OFFERED, envelope=envelope(task_id=UUID(int=number)), ttl=1e6)
+        offered = structs.replace(OFFERED, envelope=envelope(task_id=UUID(int=number)), ttl=1e6)
         stage(offered, committed(number), beat(number, ttl=1e6))
     stage.wait(3599.0)
     stage(token("later"))
@@ -887,7 +888,7 @@ def test_a_lease_that_is_found_runs_out_where_the_service_does_not_answer() -> N
     stage = asking()
     (commit,) = [one for one in stage.wait(60.0) if isinstance(one, CommitOutcome)]
     assert commit.outcome.kind == "lost"
-    stage = asking(replace(FOUND, ttl=None))
+    stage = asking(structs.replace(FOUND, ttl=None))
     assert "CommitOutcome" not in names(stage.wait(5.9)), "its expiry is past, and says nothing"
     assert "CommitOutcome" in names(stage.wait(0.1))
     assert "CommitAccepted" not in names(stage(beat())), "the answer came too late"
@@ -936,7 +937,7 @@ def test_leases_that_were_found_begin_in_their_order() -> None:
 
 def test_a_task_that_must_not_run_again_is_failed_without_asking() -> None:
     stage = Stage(first_lease=FIRST)
-    (commit,) = stage(replace(FOUND, code="killed", problem="how far it came is unknown"))
+    (commit,) = stage(structs.replace(FOUND, code="killed", problem="how far it came is unknown"))
     assert commit.outcome.reason == "killed: how far it came is unknown"
     assert stage(committed()) == [] and stage.states()["1"] == "backing_off", "there is no token yet"
     assert stage(NodeStarted(), RegistrationAccepted()) == [Register(), SignIn()]
@@ -986,7 +987,7 @@ def test_a_number_that_no_recovered_lease_can_have(event: LeaseRecovered | Outco
     stage = Stage(first_lease=FIRST)
     before = _all(stage.engine)
     with pytest.raises(KeyError, match="below 10"):
-        stage(replace(event, lease=lease))
+        stage(structs.replace(event, lease=lease))
     assert _all(stage.engine) == before and stage.engine.statistics().counters == {}
 
 
@@ -1096,7 +1097,7 @@ def twice() -> tuple[Stage, LeaseOffered]:
     begin(stage, 1, A)
     stage(finished(), committed())
     begin(stage, 2, A)
-    again = replace(task(3, A), envelope=envelope(capability=A, task_id=UUID(int=1)))
+    again = structs.replace(task(3, A), envelope=envelope(capability=A, task_id=UUID(int=1)))
     stage(again, committed(3), beat(3, 3600.0))
     assert stage.states() | {"1": "offering", "2": "running", "3": "queued"} == stage.states()
     assert not superseded(stage(rejected(503)))
@@ -1120,7 +1121,7 @@ def test_a_report_gives_way_to_any_newer_lease_that_began() -> None:
     stage = running(max_concurrency=4)
     stage(OFFERED, committed(2), beat(2), finished(), committed())
     assert stage.states() | {"1": "offering", "2": "running"} == stage.states()
-    stage(replace(OFFERED), committed(3), beat(3))
+    stage(structs.replace(OFFERED), committed(3), beat(3))
     assert stage.states()["3"] == "queued"
     assert superseded(stage(rejected(503)))
 
@@ -1128,7 +1129,7 @@ def test_a_report_gives_way_to_any_newer_lease_that_began() -> None:
 def test_a_report_gives_way_although_a_lease_between_is_over() -> None:
     """The second lease came and went while the first one's offer was under way."""
     stage = offering(max_concurrency=4)
-    stage(replace(OFFERED, envelope=envelope(capability="/other/v1")), committed(2), accepted(2))
+    stage(structs.replace(OFFERED, envelope=envelope(capability="/other/v1")), committed(2), accepted(2))
     assert ending(stage) == "failed"
     stage(rejected(503, 1))
     assert stage.states()["1"] == "backing_off", "there is no newer lease any more"
@@ -1137,7 +1138,7 @@ def test_a_report_gives_way_although_a_lease_between_is_over() -> None:
 
 def test_a_result_that_is_there_is_reported_under_the_newer_lease() -> None:
     stage = waiting_report()
-    commands = stage(replace(OFFERED, standing=DONE))
+    commands = stage(structs.replace(OFFERED, standing=DONE))
     assert CommitOutcome(lease=2, outcome=DONE) in commands and superseded(commands)
     assert "SendHeartbeat" not in names(commands) and "CommitAccepted" not in names(commands)
     assert OfferOutcome(lease=2, outcome=DONE, token=TOKEN, generation=1) in stage(committed(2))
@@ -1149,14 +1150,16 @@ def test_a_result_that_is_there_is_reported_under_the_newer_lease() -> None:
 def test_of_what_is_found_the_newest_counts() -> None:
     for first, second in ((1, 2), (2, 1)):
         stage = Stage(first_lease=FIRST)
-        assert superseded(stage(replace(OWED, lease=first), replace(OWED, lease=second)), problem="no node token")
+        assert superseded(
+            stage(structs.replace(OWED, lease=first), structs.replace(OWED, lease=second)), problem="no node token"
+        )
         assert stage.engine.statistics().counters == {"recovered": 2, "superseded": 1}
         assert offers(stage(NodeStarted(), RegistrationAccepted(), token())) == [2]
 
 
 def test_an_outcome_that_is_found_gives_way_to_a_lease_that_is_found() -> None:
     """The node before this one took it after it had that outcome."""
-    for events in ((OWED, replace(FOUND, lease=2)), (replace(FOUND, lease=2), OWED)):
+    for events in ((OWED, structs.replace(FOUND, lease=2)), (structs.replace(FOUND, lease=2), OWED)):
         stage = Stage(first_lease=FIRST)
         assert superseded(stage(*events), problem="no node token") and stage.states()["2"] == "found"
 
@@ -1164,7 +1167,7 @@ def test_an_outcome_that_is_found_gives_way_to_a_lease_that_is_found() -> None:
 def test_nothing_is_kept_of_leases_that_are_over() -> None:
     stage = waiting_report()
     stage(OFFERED, committed(2), beat(2), finished(2), committed(2), rejected(503, 2))
-    stage(replace(OFFERED, standing=DONE), committed(3), accepted(3))
+    stage(structs.replace(OFFERED, standing=DONE), committed(3), accepted(3))
     stage(task(4), committed(4), beat(4, cancel=True), committed(4))
     stage(LeaseUnreadable(task_id="t", problem="broken"), committed(5), rejected(404, 5))
     assert stage.engine.statistics().tasks == ()
@@ -1181,7 +1184,7 @@ def test_nothing_is_kept_of_leases_that_are_over() -> None:
         pytest.param(committed(), id="a machine of a lease"),
         pytest.param(OutcomeAccepted(lease=1), id="a machine that does not exist yet"),
         pytest.param(rejected(401, generation=1), id="a 401"),
-        pytest.param(replace(OFFERED, lease=1), id="the second of two machines"),
+        pytest.param(structs.replace(OFFERED, lease=1), id="the second of two machines"),
     ],
 )
 def test_an_illegal_event_raises_and_changes_nothing(event: Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from posemesh.events import LeaseExpired
 from posemesh.leased import Leased, Succession
 from posemesh.machines.delivery import Delivery, DeliveryState
 from posemesh.machines.lease import Lease, LeaseState
@@ -25,6 +26,15 @@ def remains(succession: Succession) -> list[object]:
 
 
 # -- Leased ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_overdue_once_its_time_is_past_and_nobody_has_looked() -> None:
+    made = Leased(Lease())
+    assert not made.is_overdue(9.0)
+    made.session = Session()
+    assert not made.is_overdue(9.0)
+    made.session.arm(LeaseExpired, 9.0)
+    assert made.is_overdue(9.0) and not made.is_overdue(8.9)
 
 
 @pytest.mark.parametrize(

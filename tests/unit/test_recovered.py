@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
 from posemesh.control.memory import MemoryStore
 from posemesh.control.node_ledger import NodeLedger
@@ -187,7 +188,7 @@ def test_a_failure_that_was_being_reported_when_its_task_was_leased_again_gives_
         assert isinstance(event, OutcomeRecovered)
         assert event.outcome != failed
     (again,) = asyncio.run(start())
-    assert replace(again, lease=event.lease) == event, "the first is on record as superseded"
+    assert structs.replace(again, lease=event.lease) == event, "the first is on record as superseded"
 
 
 def test_a_result_that_came_after_a_later_lease_had_failed_is_what_is_offered() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
+
+from msgspec import Struct
 
 __all__ = (
     "Event",
@@ -16,8 +17,7 @@ LeaseId: TypeAlias = int
 """A lease's local number. Each 200 to ``GET /tasks`` gets a new one, also when it names a task seen before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """Why a request did not do what was asked.
 
     ``status`` is the HTTP status, None without an answer. ``sent`` is False only where the request surely never reached
@@ -45,15 +45,13 @@ class Failure:
         return self.status is None and self.sent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """Something that happened. ``machines`` are the ones it moves, in that order."""
 
     machines: ClassVar[tuple[str, ...]] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseScoped(Event):
+class LeaseScoped(Event, frozen=True, kw_only=True):
     """An event of one lease. ``lease`` is 0 only where the engine is still to give the number."""
 
     lease: LeaseId = 0

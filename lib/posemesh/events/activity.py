@@ -5,7 +5,6 @@ The driver sends all of them: a supervisor to the machine ``activity``, a runtim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from posemesh.events._base import Event
@@ -32,127 +31,109 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployAsked(Event):
+class DeployAsked(Event, frozen=True, kw_only=True):
     """Driver: the work directory is to be prepared."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployEnded(Event):
+class DeployEnded(Event, frozen=True, kw_only=True):
     """Driver: the work directory is prepared."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployFailed(Event):
+class DeployFailed(Event, frozen=True, kw_only=True):
     """Driver: the work directory could not be prepared."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartAsked(Event):
+class StartAsked(Event, frozen=True, kw_only=True):
     """Driver: the runtime is to become ready for commands."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartEnded(Event):
+class StartEnded(Event, frozen=True, kw_only=True):
     """Driver: the runtime is ready for commands."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartFailed(Event):
+class StartFailed(Event, frozen=True, kw_only=True):
     """Driver: the runtime did not become ready."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HelloAsked(Event):
+class HelloAsked(Event, frozen=True, kw_only=True):
     """Driver: somebody says hello."""
 
     machines: ClassVar[tuple[str, ...]] = ("serving",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkAsked(Event):
+class NetworkAsked(Event, frozen=True, kw_only=True):
     """Driver: the runtime is to join a network."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandAsked(Event):
+class CommandAsked(Event, frozen=True, kw_only=True):
     """Driver: one more command is to run."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandEnded(Event):
+class CommandEnded(Event, frozen=True, kw_only=True):
     """Driver: one command is over, or did not begin."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandsEnded(Event):
+class CommandsEnded(Event, frozen=True, kw_only=True):
     """Driver: the last command that ran is over."""
 
     machines: ClassVar[tuple[str, ...]] = ("serving",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KillAsked(Event):
+class KillAsked(Event, frozen=True, kw_only=True):
     """Driver: a command is to be ended by a signal."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeLost(Event):
+class RuntimeLost(Event, frozen=True, kw_only=True):
     """Driver: the runtime's process is gone, and nobody had asked for that."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShutdownAsked(Event):
+class ShutdownAsked(Event, frozen=True, kw_only=True):
     """Driver: the runtime is to stop."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputEnded(Event):
+class InputEnded(Event, frozen=True, kw_only=True):
     """Driver: nothing will be asked of the runtime any more, or it was told so by a signal."""
 
     machines: ClassVar[tuple[str, ...]] = ("serving",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShutdownEnded(Event):
+class ShutdownEnded(Event, frozen=True, kw_only=True):
     """Driver: the runtime has stopped; to who drives it, however that came about."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShutdownFailed(Event):
+class ShutdownFailed(Event, frozen=True, kw_only=True):
     """Driver: the runtime could not stop what it had started."""
 
     machines: ClassVar[tuple[str, ...]] = ("serving",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActivityRenewed(Event):
+class ActivityRenewed(Event, frozen=True, kw_only=True):
     """Driver: nothing is left of what was stopped; the work directory may be deployed again."""
 
     machines: ClassVar[tuple[str, ...]] = ("activity", "serving")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, NewType
 
@@ -80,8 +79,7 @@ class AbandonReason(StrEnum):
 # -- One input ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputQueued(Event):
+class InputQueued(Event, frozen=True, kw_only=True):
     """Driver: it was admitted to ``lane``. ``sequence`` is its place among all inputs of the runtime."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
@@ -89,16 +87,14 @@ class InputQueued(Event):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputNoted(Event):
+class InputNoted(Event, frozen=True, kw_only=True):
     """Driver: it asked for nothing but to be on record."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputStaged(Event):
+class InputStaged(Event, frozen=True, kw_only=True):
     """Driver: ``run`` takes it up. ``current`` are the runs that the runtime has."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
@@ -106,40 +102,35 @@ class InputStaged(Event):
     current: frozenset[RunId]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputRolledBack(Event):
+class InputRolledBack(Event, frozen=True, kw_only=True):
     """Driver: ``run`` ended with nothing done: the input may be tried again."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     run: RunId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StagingRefused(Event):
+class StagingRefused(Event, frozen=True, kw_only=True):
     """Driver: no run would take it. ``sequence`` is its place behind what waits."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputDeferred(Event):
+class InputDeferred(Event, frozen=True, kw_only=True):
     """Driver: others go first. ``sequence`` is its place behind what waits."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputApplied(Event):
+class InputApplied(Event, frozen=True, kw_only=True):
     """Driver: ``run`` has done what it asked."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     run: RunId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundaryRecorded(Event):
+class BoundaryRecorded(Event, frozen=True, kw_only=True):
     """Driver: the receipt of ``run`` has ``sequence``."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
@@ -147,31 +138,27 @@ class BoundaryRecorded(Event):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputConsumed(Event):
+class InputConsumed(Event, frozen=True, kw_only=True):
     """Driver: nothing is left of it to do."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputSuperseded(Event):
+class InputSuperseded(Event, frozen=True, kw_only=True):
     """Driver: ``by`` holds a newer lease of the same task."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     by: InputId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputCoalesced(Event):
+class InputCoalesced(Event, frozen=True, kw_only=True):
     """Driver: ``into`` says the same, and later."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
     into: InputId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAbandoned(Event):
+class InputAbandoned(Event, frozen=True, kw_only=True):
     """Driver: it will not be worked off. ``run`` where that run was cancelled."""
 
     machines: ClassVar[tuple[str, ...]] = ("input",)
@@ -179,8 +166,7 @@ class InputAbandoned(Event):
     run: RunId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputRecovered(Event):
+class InputRecovered(Event, frozen=True, kw_only=True):
     """Driver: the process that held it is gone. ``receipt`` tells whether its last run's boundary is on record;
     ``lane`` and ``sequence`` are for one that was accepted and not yet queued.
     """
@@ -205,8 +191,7 @@ class Obligation(StrEnum):
     """Whoever waits for an input was told."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeInitialized(Event):
+class RuntimeInitialized(Event, frozen=True, kw_only=True):
     """Driver: it was looked up. ``epoch`` names this process's hold on it; the rest tells what the process before
     left: that it was to take nothing new, or was destroyed.
     """
@@ -217,44 +202,38 @@ class RuntimeInitialized(Event):
     destroyed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeRegistered(Event):
+class RuntimeRegistered(Event, frozen=True, kw_only=True):
     """Driver: a process takes the runtime up. ``epoch`` names that process's hold on it."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     epoch: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAccepted(Event):
+class InputAccepted(Event, frozen=True, kw_only=True):
     """Driver: an input asks to be taken in."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorAttached(Event):
+class ExecutorAttached(Event, frozen=True, kw_only=True):
     """Driver: what runs inputs is ready."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorExited(Event):
+class ExecutorExited(Event, frozen=True, kw_only=True):
     """Driver: what ran inputs is gone."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRequested(Event):
+class StopRequested(Event, frozen=True, kw_only=True):
     """Driver: what runs inputs is to end; that it has is told by ExecutorExited."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPrepared(Event):
+class RunPrepared(Event, frozen=True, kw_only=True):
     """Driver: ``run`` is to begin. ``drain`` where it works off what a retired runtime still holds."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
@@ -262,16 +241,14 @@ class RunPrepared(Event):
     drain: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCommitted(Event):
+class RunCommitted(Event, frozen=True, kw_only=True):
     """Driver: ``run`` reached its boundary."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFailed(Event):
+class RunFailed(Event, frozen=True, kw_only=True):
     """Driver: ``run`` ended in a failure; ``cause`` says of what kind."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
@@ -279,73 +256,63 @@ class RunFailed(Event):
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCancelled(Event):
+class RunCancelled(Event, frozen=True, kw_only=True):
     """Driver: ``run`` was cancelled."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRolledBack(Event):
+class RunRolledBack(Event, frozen=True, kw_only=True):
     """Driver: ``run`` is cleared away before it came to any end."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
     run: RunId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeRetired(Event):
+class RuntimeRetired(Event, frozen=True, kw_only=True):
     """Driver: no new input; what is there is worked off."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeReset(Event):
+class RuntimeReset(Event, frozen=True, kw_only=True):
     """Driver: everything is dropped, and it begins anew."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeRecycled(Event):
+class RuntimeRecycled(Event, frozen=True, kw_only=True):
     """Driver: its driver is made anew around the same inputs."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeRecovered(Event):
+class RuntimeRecovered(Event, frozen=True, kw_only=True):
     """Driver: its inputs were put in order after a crash."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeDestroyed(Event):
+class RuntimeDestroyed(Event, frozen=True, kw_only=True):
     """Driver: it is over for good."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeEventPublished(Event):
+class RuntimeEventPublished(Event, frozen=True, kw_only=True):
     """Driver: an event is to be delivered to it."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnregisterBegun(Event):
+class UnregisterBegun(Event, frozen=True, kw_only=True):
     """Driver: the process wants to let go of it: from now on nothing is begun."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObligationClosed(Event):
+class ObligationClosed(Event, frozen=True, kw_only=True):
     """Driver: one of them has ended; ``forced`` where it was cut short."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)
@@ -353,8 +320,7 @@ class ObligationClosed(Event):
     forced: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unregistered(Event):
+class Unregistered(Event, frozen=True, kw_only=True):
     """Driver: the process that holds it by ``epoch`` lets go of it."""
 
     machines: ClassVar[tuple[str, ...]] = ("driver",)

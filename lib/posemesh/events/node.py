@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from posemesh.events._base import Event, Failure
@@ -42,23 +41,19 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrationEvent(Event):
+class RegistrationEvent(Event, frozen=True, kw_only=True):
     machines: ClassVar[tuple[str, ...]] = ("registration",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStarted(RegistrationEvent):
+class NodeStarted(RegistrationEvent, frozen=True, kw_only=True):
     """Shell: the node was told to start, and its server (if it has one) accepts connections."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrationAccepted(RegistrationEvent):
+class RegistrationAccepted(RegistrationEvent, frozen=True, kw_only=True):
     """Shell, answers Register: DDS took the registration (any 2xx)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrationRejected(RegistrationEvent):
+class RegistrationRejected(RegistrationEvent, frozen=True, kw_only=True):
     """Shell, answers Register: either of its two calls failed.
 
     Its class follows from the status, unless ``lasting`` says it: False for an answer that could not be used
@@ -69,18 +64,15 @@ class RegistrationRejected(RegistrationEvent):
     lasting: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrationDue(RegistrationEvent):
+class RegistrationDue(RegistrationEvent, frozen=True, kw_only=True):
     """Timer: the backoff or the cooldown is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallbackOverdue(RegistrationEvent):
+class CallbackOverdue(RegistrationEvent, frozen=True, kw_only=True):
     """Timer: DDS took the registration but has not called back within REGISTER_INTERVAL_SECS."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallbackArrived(RegistrationEvent):
+class CallbackArrived(RegistrationEvent, frozen=True, kw_only=True):
     """Shell: a well-formed registration callback waits for its answer under the number ``request``."""
 
     request: int
@@ -88,123 +80,103 @@ class CallbackArrived(RegistrationEvent):
     secret: Secret
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretStored(RegistrationEvent):
+class SecretStored(RegistrationEvent, frozen=True, kw_only=True):
     """Shell, answers StoreSecret: written, and read back equal."""
 
     request: int
     node_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretUnstored(RegistrationEvent):
+class SecretUnstored(RegistrationEvent, frozen=True, kw_only=True):
     """Shell, answers StoreSecret: ``problem`` is ``persist failed`` or ``persist verify failed``."""
 
     request: int
     problem: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthProbed(RegistrationEvent):
+class HealthProbed(RegistrationEvent, frozen=True, kw_only=True):
     """Shell: ``GET /health`` came with a user agent that starts with ``DDS v``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOverdue(RegistrationEvent):
+class ProbeOverdue(RegistrationEvent, frozen=True, kw_only=True):
     """Timer: no probe of DDS came within REGISTER_INTERVAL_SECS (callback flow only)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalletDisowned(RegistrationEvent):
+class WalletDisowned(RegistrationEvent, frozen=True, kw_only=True):
     """Coupling: DDS answered 403 or 404 to SIWE verify, so it does not know this wallet (any more)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuthEvent(Event):
+class AuthEvent(Event, frozen=True, kw_only=True):
     machines: ClassVar[tuple[str, ...]] = ("auth",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignInWanted(AuthEvent):
+class SignInWanted(AuthEvent, frozen=True, kw_only=True):
     """Coupling: the wallet is registered, so a token can be had."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedIn(AuthEvent):
+class SignedIn(AuthEvent, frozen=True, kw_only=True):
     """Shell, answers SignIn: a token and its lifetime in seconds from now, None where DDS named no expiry."""
 
     token: Secret
     ttl: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignInFailed(AuthEvent):
+class SignInFailed(AuthEvent, frozen=True, kw_only=True):
     """Shell, answers SignIn. ``at_verify`` tells the second call (verify) from the first (nonce)."""
 
     failure: Failure
     at_verify: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptDue(AuthEvent):
+class AttemptDue(AuthEvent, frozen=True, kw_only=True):
     """Timer: the pause between two attempts, or between two rounds without a token, is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshDue(AuthEvent):
+class RefreshDue(AuthEvent, frozen=True, kw_only=True):
     """Timer: the token has used up its safe share of its lifetime, or the pause after a failed round is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenExpired(AuthEvent):
+class TokenExpired(AuthEvent, frozen=True, kw_only=True):
     """Timer: the token is over (a margin before its true expiry)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRejected(AuthEvent):
+class TokenRejected(AuthEvent, frozen=True, kw_only=True):
     """Coupling: a service answered 401 to the token of ``generation``."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RearmNoted(AuthEvent):
+class RearmNoted(AuthEvent, frozen=True, kw_only=True):
     """Coupling: registration has been told that the wallet is unknown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLeft(Event):
+class NodeLeft(Event, frozen=True, kw_only=True):
     """Shell: the node is over; nothing more is to be sent."""
 
     machines: ClassVar[tuple[str, ...]] = ("registration", "auth")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollerEvent(Event):
+class PollerEvent(Event, frozen=True, kw_only=True):
     machines: ClassVar[tuple[str, ...]] = ("poller",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoWork(PollerEvent):
+class NoWork(PollerEvent, frozen=True, kw_only=True):
     """Shell, answers Ask: 204, or 409 where the service thinks this node busy. ``retry_after`` in seconds."""
 
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskFailed(PollerEvent):
+class AskFailed(PollerEvent, frozen=True, kw_only=True):
     """Shell, answers Ask."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollDue(PollerEvent):
+class PollDue(PollerEvent, frozen=True, kw_only=True):
     """Timer: the pause between two asks is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CensusTaken(PollerEvent):
+class CensusTaken(PollerEvent, frozen=True, kw_only=True):
     """Coupling: how much the node holds has changed.
 
     ``busy`` leases hold a slot; ``backlog`` outcomes are undelivered, ``settling`` of them unanswered at their first
@@ -222,33 +194,27 @@ class CensusTaken(PollerEvent):
     with_room: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainRequested(PollerEvent):
+class DrainRequested(PollerEvent, frozen=True, kw_only=True):
     """Shell: a first signal, or ``Node.stop``. Running tasks may go on for ``seconds``."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequested(PollerEvent):
+class CancelRequested(PollerEvent, frozen=True, kw_only=True):
     """Shell: a second signal: what runs is to be cancelled now."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskAbandoned(PollerEvent):
+class AskAbandoned(PollerEvent, frozen=True, kw_only=True):
     """Timer: an ask that was in flight when the node was told to stop is not waited for any longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainOver(PollerEvent):
+class DrainOver(PollerEvent, frozen=True, kw_only=True):
     """Timer: DRAIN_TIMEOUT_SECS is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Emptied(PollerEvent):
+class Emptied(PollerEvent, frozen=True, kw_only=True):
     """Coupling: a stopping node holds nothing any more: no lease, no undelivered outcome, no ask in flight."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveDue(PollerEvent):
+class LeaveDue(PollerEvent, frozen=True, kw_only=True):
     """Timer: what is still undelivered this long after the drain stays undelivered."""

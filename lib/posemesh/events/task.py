@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+from msgspec import field
 
 from posemesh.events._base import Failure, LeaseScoped
 from posemesh.types import JSON, Artifact, HeartbeatAnswer, LeaseEnvelope, Outcome
@@ -50,16 +51,14 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRenewed(LeaseScoped):
+class TokenRenewed(LeaseScoped, frozen=True, kw_only=True):
     """Coupling: there is a token of a generation that this machine has not seen."""
 
     machines: ClassVar[tuple[str, ...]] = ("poller", "session", "delivery")
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseOffered(LeaseScoped):
+class LeaseOffered(LeaseScoped, frozen=True, kw_only=True):
     """Shell, answers Ask: a lease. ``ttl`` is in seconds from now; None where its expiry is absent or already past.
 
     ``runner`` is the name of the one chosen for it, ``""`` that of its capability; user code may take ``timeout``
@@ -76,8 +75,7 @@ class LeaseOffered(LeaseScoped):
     standing: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseUnreadable(LeaseScoped):
+class LeaseUnreadable(LeaseScoped, frozen=True, kw_only=True):
     """Shell, answers Ask: a lease that cannot be decoded but names its task."""
 
     machines: ClassVar[tuple[str, ...]] = ("poller", "lease")
@@ -85,8 +83,7 @@ class LeaseUnreadable(LeaseScoped):
     problem: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatAccepted(LeaseScoped):
+class HeartbeatAccepted(LeaseScoped, frozen=True, kw_only=True):
     """Shell, answers SendHeartbeat. ``ttl`` as in LeaseOffered. The lease hears of it first, to take its terms."""
 
     machines: ClassVar[tuple[str, ...]] = ("lease", "session")
@@ -94,25 +91,21 @@ class HeartbeatAccepted(LeaseScoped):
     ttl: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseEvent(LeaseScoped):
+class LeaseEvent(LeaseScoped, frozen=True, kw_only=True):
     machines: ClassVar[tuple[str, ...]] = ("lease",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Committed(LeaseEvent):
+class Committed(LeaseEvent, frozen=True, kw_only=True):
     """Shell, answers CommitAccepted and CommitOutcome: it is in the ledger."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitFailed(LeaseEvent):
+class CommitFailed(LeaseEvent, frozen=True, kw_only=True):
     """Shell, answers CommitAccepted and CommitOutcome: it is not in the ledger."""
 
     problem: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRecovered(LeaseEvent):
+class LeaseRecovered(LeaseEvent, frozen=True, kw_only=True):
     """Shell, at the start: a lease on record that was under way when the node before this one ended. The fields are
     those of LeaseOffered; where ``code`` is given, the task is not run again but failed with it, for ``problem``.
     """
@@ -125,59 +118,49 @@ class LeaseRecovered(LeaseEvent):
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeRecovered(LeaseEvent):
+class OutcomeRecovered(LeaseEvent, frozen=True, kw_only=True):
     """Shell, at the start: an outcome on record that the service has not answered to."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitDue(LeaseEvent):
+class CommitDue(LeaseEvent, frozen=True, kw_only=True):
     """Timer: the outcome's commit is tried again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepAliveSettled(LeaseEvent):
+class KeepAliveSettled(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: the first heartbeat was answered, failed, or took its second."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomFound(LeaseEvent):
+class RoomFound(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: what its runner needs is free, and nobody is before it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomDenied(LeaseEvent):
+class RoomDenied(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: what its runner needs is held by user code that does not stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseCancelled(LeaseEvent):
+class LeaseCancelled(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: the service asked, in an answer, that this task end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseLost(LeaseEvent):
+class LeaseLost(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: the lease is no longer ours; ``expired`` where it ran out here, else the service said so."""
 
     expired: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStopping(LeaseEvent):
+class NodeStopping(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: the node takes up nothing new, or is to end what runs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerFinished(LeaseEvent):
+class RunnerFinished(LeaseEvent, frozen=True, kw_only=True):
     """Shell, answers StartRunner: user code returned; its artifacts are uploaded."""
 
     artifacts: tuple[Artifact, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerFailed(LeaseEvent):
+class RunnerFailed(LeaseEvent, frozen=True, kw_only=True):
     """Shell, answers StartRunner: set-up or user code failed, or ended because it was told to stop."""
 
     code: str
@@ -186,71 +169,59 @@ class RunnerFailed(LeaseEvent):
     artifacts: tuple[Artifact, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerOverdue(LeaseEvent):
+class RunnerOverdue(LeaseEvent, frozen=True, kw_only=True):
     """Timer: user code has had the seconds it may take."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopOverdue(LeaseEvent):
+class StopOverdue(LeaseEvent, frozen=True, kw_only=True):
     """Timer: user code was told to stop and has not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerAbandoned(LeaseEvent):
+class RunnerAbandoned(LeaseEvent, frozen=True, kw_only=True):
     """Coupling: the node is leaving and will not wait for user code that does not stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionEvent(LeaseScoped):
+class SessionEvent(LeaseScoped, frozen=True, kw_only=True):
     machines: ClassVar[tuple[str, ...]] = ("session",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepAliveWanted(SessionEvent):
+class KeepAliveWanted(SessionEvent, frozen=True, kw_only=True):
     """Coupling: the lease was accepted and must be kept. ``ttl`` as in LeaseOffered."""
 
     ttl: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatFailed(SessionEvent):
+class HeartbeatFailed(SessionEvent, frozen=True, kw_only=True):
     """Shell, answers SendHeartbeat."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatDue(SessionEvent):
+class HeartbeatDue(SessionEvent, frozen=True, kw_only=True):
     """Timer: the next heartbeat is to be sent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstAnswerOverdue(SessionEvent):
+class FirstAnswerOverdue(SessionEvent, frozen=True, kw_only=True):
     """Timer: the first heartbeat has been unanswered for a second; the task does not wait for it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseExpired(SessionEvent):
+class LeaseExpired(SessionEvent, frozen=True, kw_only=True):
     """Timer: the lease's time is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgressMade(SessionEvent):
+class ProgressMade(SessionEvent, frozen=True, kw_only=True):
     """Shell: user code reported progress; the latest value counts."""
 
     progress: JSON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventLogged(SessionEvent):
+class EventLogged(SessionEvent, frozen=True, kw_only=True):
     """Shell: user code logged an event; all are sent, in order."""
 
     record: JSON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferMoved(SessionEvent):
+class TransferMoved(SessionEvent, frozen=True, kw_only=True):
     """Shell: the transfer ``in`` or ``out`` of that name got so far; ``total`` is None where it is not known."""
 
     transfer: str
@@ -259,61 +230,50 @@ class TransferMoved(SessionEvent):
     total: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushWanted(SessionEvent):
+class FlushWanted(SessionEvent, frozen=True, kw_only=True):
     """Coupling: a finished task's last progress and events should arrive before its report."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushOverdue(SessionEvent):
+class FlushOverdue(SessionEvent, frozen=True, kw_only=True):
     """Timer: the flush has had its second."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseEnded(SessionEvent):
+class LeaseEnded(SessionEvent, frozen=True, kw_only=True):
     """Coupling: complete or fail was answered for good; no more heartbeats."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryEvent(LeaseScoped):
+class DeliveryEvent(LeaseScoped, frozen=True, kw_only=True):
     machines: ClassVar[tuple[str, ...]] = ("delivery",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeReady(DeliveryEvent):
+class OutcomeReady(DeliveryEvent, frozen=True, kw_only=True):
     """Coupling: a committed outcome that the service has to hear of; ``reply_lost`` where it may have heard already."""
 
     outcome: Outcome
     reply_lost: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushSettled(DeliveryEvent):
+class FlushSettled(DeliveryEvent, frozen=True, kw_only=True):
     """Coupling: nothing is to be waited for before the outcome is offered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeSuperseded(DeliveryEvent):
+class OutcomeSuperseded(DeliveryEvent, frozen=True, kw_only=True):
     """Coupling: a newer lease of the same task decides what the service is to hear."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeWithdrawn(DeliveryEvent):
+class OutcomeWithdrawn(DeliveryEvent, frozen=True, kw_only=True):
     """Coupling: the service cancelled the task before it could hear of its outcome."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeAccepted(DeliveryEvent):
+class OutcomeAccepted(DeliveryEvent, frozen=True, kw_only=True):
     """Shell, answers OfferOutcome: any 2xx."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeRejected(DeliveryEvent):
+class OutcomeRejected(DeliveryEvent, frozen=True, kw_only=True):
     """Shell, answers OfferOutcome: any other answer, or none."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfferDue(DeliveryEvent):
+class OfferDue(DeliveryEvent, frozen=True, kw_only=True):
     """Timer: the outcome is offered again."""

@@ -17,9 +17,10 @@ up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from posemesh.commands import Ask, Command, Leave
 from posemesh.events import (
@@ -92,7 +93,7 @@ class Poller(Subject):
     with_room: tuple[str, ...] | None = None
 
 
-class _Seen(NamedTuple):
+class _Seen(Struct):
     """What the poller will know once it has taken the event in; guards look at this and change nothing."""
 
     busy: int
@@ -120,7 +121,11 @@ def _seen(poller: Poller, step: Step[Event]) -> _Seen:
         case LeaseOffered() | LeaseUnreadable():
             return _Seen(poller.busy + 1, poller.backlog, poller.settling, poller.trusting, poller.spare)
         case _:
-            return _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting, poller.spare)
+            return _known(poller)
+
+
+def _known(poller: Poller) -> _Seen:
+    return _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting, poller.spare)
 
 
 def full(poller: Poller, step: Step[Event]) -> bool:
@@ -141,10 +146,9 @@ def token_helps(poller: Poller, step: Step[TokenRenewed]) -> bool:
     return now and poller.blocked and not poller.retried and step.now >= poller.held_until
 
 
-def ask(poller: Poller, step: Step[Event]) -> Sequence[Command]:
+def ask(poller: Poller, step: Step[Event]) -> list[Command]:
     poller.disarm(PollDue)
-    now = _Seen(poller.busy, poller.backlog, poller.settling, poller.trusting, poller.spare)
-    wanted = min(poller.width, now.room_now(step)) if poller.trusting else 1
+    wanted = min(poller.width, _known(poller).room_now(step)) if poller.trusting else 1
     count = max(wanted - poller.asking, 0 if poller.asking else 1)
     poller.asking += count
     return [Ask(capability=_in_turn(poller)) for _ in range(count)]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from posemesh.commands import CommitAccepted, CommitOutcome, StartRunner, StopReason, StopRunner, UpdateLease
 from posemesh.events import (
@@ -389,14 +390,14 @@ def test_a_task_whose_result_is_there_does_not_run_again() -> None:
     standing = replace(DONE, task=replace(IDENTITY, job_id="earlier"))
     for changes in ({}, {"capability": "/other/v1"}):
         made = bench()
-        offer = replace(offered(**changes), standing=standing)
+        offer = structs.replace(offered(**changes), standing=standing)
         assert made(offer) == [CommitOutcome(lease=0, outcome=replace(DONE, task=made.subject.task))]
         assert made.subject.task == replace(IDENTITY, **changes) and made.state is FINISHING
         assert made(COMMITTED) == [] and made.state is SETTLED and not (made.subject.ran or made.subject.recovered)
 
 
 def test_a_result_that_is_there_is_of_no_use_to_a_cancelled_task() -> None:
-    assert bench()(replace(offered(cancel=True), standing=DONE)) == [outcome(OutcomeKind.CANCELLED)]
+    assert bench()(structs.replace(offered(cancel=True), standing=DONE)) == [outcome(OutcomeKind.CANCELLED)]
 
 
 # -- Room -----------------------------------------------------------------------------------------------------------

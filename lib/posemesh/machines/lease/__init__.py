@@ -182,8 +182,8 @@ def fail_commit(lease: Lease, step: Step[CommitFailed]) -> Command:
 
 def merge_terms(lease: Lease, step: Step[HeartbeatAccepted]) -> None:
     if lease.envelope is not None:
-        lease.envelope = merge(lease.envelope, step.event.answer)
-        if lease.envelope.domain_id is not None and str(lease.envelope.domain_id) != lease.task.domain_id:
+        known, lease.envelope = lease.envelope.domain_id, merge(lease.envelope, step.event.answer)
+        if lease.envelope.domain_id != known:
             lease.task = replace(lease.task, domain_id=str(lease.envelope.domain_id))
 
 
