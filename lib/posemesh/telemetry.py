@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC
@@ -44,8 +44,12 @@ _LONG_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")  # a third of the time, in a l
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line of others' making must stay one line
 
+_encode: Final = json.JSONEncoder(default=str, separators=(",", ":"), allow_nan=False).encode
+
 _lasting: dict[str, None] = {}
 _passing: OrderedDict[str, None] = OrderedDict()
+# All of these by how they begin. The tokens of a service begin alike: one look tells that a text holds none of them.
+_known: defaultdict[str, set[str]] = defaultdict(set)
 _lock = threading.Lock()
 _installed: tuple[int, str, str] | None = None  # loguru's id of our sink, its format and its level
 
@@ -57,19 +61,31 @@ def register_secret(secret: Secret, *, lasting: bool = False) -> None:
         return
     with _lock:
         for form in {text, json.dumps(text)[1:-1]}:
+            _known[form[:_SECRET_CHARS_MIN]].add(form)
             if lasting:
                 _lasting[form] = None
                 continue
             _passing[form] = None
             _passing.move_to_end(form)
         while len(_passing) > _PASSING_SECRETS_MAX:
-            _passing.popitem(last=False)
+            _forget(_passing.popitem(last=False)[0])
+
+
+def _forget(secret: str) -> None:
+    if secret in _lasting:
+        return
+    alike = _known[secret[:_SECRET_CHARS_MIN]]
+    alike.discard(secret)
+    if not alike:
+        del _known[secret[:_SECRET_CHARS_MIN]]
 
 
 def scrub(text: str) -> str:
     """``text`` without registered secrets, bearer tokens and what looks like a private key."""
+    if len(text) < _SECRET_CHARS_MIN:
+        return text
     with _lock:
-        known = [secret for secret in (*_lasting, *_passing) if secret in text]
+        known = [secret for begin, alike in _known.items() if begin in text for secret in alike if secret in text]
     for secret in sorted(known, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "***")
     lower = text.lower()
@@ -158,7 +174,7 @@ def _json_line(record: Any) -> str:
     if record["exception"] is not None:
         line.setdefault("exception", _exception(record))
     try:
-        return json.dumps(line, default=str, separators=(",", ":"), allow_nan=False)
+        return _encode(line)
     except ValueError:  # not a number, infinite or circular: none of them is JSON
         plain = {name: value if isinstance(value, str) else repr(value) for name, value in line.items()}
         return json.dumps(plain, separators=(",", ":"))

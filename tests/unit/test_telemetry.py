@@ -27,6 +27,7 @@ LEASE = LeaseEnvelope(task=TaskSpec(id=TASK, capability="/c/v1", job_id=JOB), do
 def telemetry_as_at_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(telemetry, "_lasting", {})
     monkeypatch.setattr(telemetry, "_passing", type(telemetry._passing)())
+    monkeypatch.setattr(telemetry, "_known", type(telemetry._known)(set))
     yield
     if telemetry._installed is not None:
         telemetry.logger().remove(telemetry._installed[0])
@@ -181,6 +182,21 @@ def test_passing_secrets_are_bounded_and_lasting_ones_stay() -> None:
         telemetry.register_secret(Secret(f"token-number-{n}"))
     assert telemetry.scrub("lasting-secret token-number-1999") == "*** ***"
     assert len(telemetry._passing) == telemetry._PASSING_SECRETS_MAX
+
+
+def test_of_secrets_that_begin_alike_those_that_stay_are_known() -> None:
+    """They are looked for by how they begin, which one that goes must not take along."""
+    telemetry.register_secret(Secret("eyJhbG-lasting"), lasting=True)
+    telemetry.register_secret(Secret("eyJhbG-lasting"))
+    telemetry.register_secret(Secret("eyJhbG-first"))
+    for n in range(telemetry._PASSING_SECRETS_MAX - 1):
+        telemetry.register_secret(Secret(f"opaque-{n}" if n % 2 else f"{n:06}-opaque"))
+    telemetry.register_secret(Secret("eyJhbG-last"))
+    assert telemetry.scrub("eyJhbG-lasting eyJhbG-first eyJhbG-last opaque-253") == "*** eyJhbG-first *** ***"
+    for n in range(telemetry._PASSING_SECRETS_MAX):
+        telemetry.register_secret(Secret(f"later-{n}"))
+    assert telemetry.scrub("eyJhbG-lasting eyJhbG-last 000252-opaque") == "*** eyJhbG-last 000252-opaque"
+    assert sum(map(len, telemetry._known.values())) == 1 + telemetry._PASSING_SECRETS_MAX
 
 
 @pytest.mark.parametrize(

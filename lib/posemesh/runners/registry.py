@@ -16,7 +16,7 @@ from posemesh.runners.ending import Ending, ending_of, said
 from posemesh.runners.job import Ended, Job, NamedRun, Run
 from posemesh.runners.metrics import MetricsBackend, MetricsHandle, RunnerType, TaskOutcome, noop_metrics
 from posemesh.runners.router import Registered, RunnerRouter, TaskRef
-from posemesh.telemetry import logger
+from posemesh.telemetry import hears_debug, logger
 from posemesh.types import TaskSpec
 
 __all__ = ("Route", "RunnerRegistry")
@@ -82,7 +82,8 @@ class RunnerRegistry:
             lane = self._free_lane(picked.name)
             ref = self._router.build(spec, slot=str(lane), picked=picked)
             run = _Run(job, ended, str(ref.run_id), picked.name, lane, ref.runner_type, self._clock())
-            logger().debug(f"task {spec.id} is run {ref.run_id}")
+            if hears_debug():
+                logger().debug(f"task {spec.id} is run {ref.run_id}")
         except _FAULTS as error:
             self._metrics.runner_error(_type_of(picked), _kind_of(error))
             unroutable = picked is None or isinstance(error, NoRunner | UnsupportedKind)

@@ -66,7 +66,7 @@ class Observer:
     def ended(self, record: Ended) -> None:
         """A lease is over: the one line each task gets."""
         reason = f": {record.reason}" if record.reason else ""
-        logger().bind(**_bound(record.task)).info("task {ending}{reason}", ending=record.ending, reason=reason)
+        logger().info("task {ending}{reason}", **_bound(record.task), ending=record.ending, reason=reason)
 
     def records(self) -> AsyncIterator[Moved]:
         """Each move from now on, until the node has stopped."""

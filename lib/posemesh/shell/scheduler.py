@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 
 from posemesh.commands import Command
 from posemesh.engine import Engine
@@ -39,7 +40,7 @@ class Scheduler:
         self._busy = False
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: float | None = None
+        self._timer_at = inf
 
     def post(self, event: Event) -> None:
         """Take an event in; on the loop of this scheduler only. What a command posts meanwhile waits its turn."""
@@ -58,14 +59,13 @@ class Scheduler:
         self._busy = True
         try:
             while self._inbox and not self._closed:
-                self._step(self._inbox.popleft())
+                event = self._inbox.popleft()
+                self._step(event, self._clock.monotonic())
         finally:
             self._busy = False
         self._rearm()
 
-    def _step(self, event: Event | None) -> None:
-        # A timer that fires a hair early still counts as due.
-        now = max(self._clock.monotonic(), self._timer_at or 0.0) if event is None else self._clock.monotonic()
+    def _step(self, event: Event | None, now: float) -> None:
         try:
             commands = self._engine.elapse(now) if event is None else self._engine.handle(event, now)
         except IllegalTransition as error:
@@ -81,20 +81,26 @@ class Scheduler:
             self._execute(command)
 
     def _elapse(self) -> None:
-        self._busy = True
-        try:
-            self._step(None)
-        finally:
-            self._busy = False
-        self._timer_at = None
+        # A timer that fires a hair early still counts as due.
+        now = max(self._clock.monotonic(), self._timer_at)
+        self._timer_at = inf
+        deadline = self._engine.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._busy = True
+            try:
+                self._step(None, now)
+            finally:
+                self._busy = False
         self._drain()
 
     def _rearm(self) -> None:
+        """A timer that was set for an earlier time stays, and finds nothing due: most steps move the next deadline, and
+        few bring it nearer.
+        """
         deadline = self._engine.next_deadline()
-        if self._closed or (deadline is not None and deadline == self._timer_at):
+        if self._closed or deadline is None or deadline >= self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        if deadline is not None:
-            self._timer = self._loop.call_later(max(0.0, deadline - self._clock.monotonic()), self._elapse)
+        self._timer = self._loop.call_later(max(0.0, deadline - self._clock.monotonic()), self._elapse)

@@ -204,6 +204,51 @@ def test_a_fault_of_the_engine_does_not_stop_its_timers(error: Exception, log: l
     virtually(test)
 
 
+class Moving:
+    """An engine whose next deadline is in the test's hand."""
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        self.moved: list[Any] = []
+        self.ended: list[Any] = []
+        self.elapsed: list[float] = []
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        return []
+
+    def elapse(self, now: float) -> list[Command]:
+        self.elapsed.append(now)
+        self.deadline = None
+        return []
+
+    def next_deadline(self) -> float | None:
+        return self.deadline
+
+
+def test_a_deadline_that_moves_away_leaves_its_timer_and_one_that_comes_nearer_is_kept() -> None:
+    """Most steps move it away, and a timer made anew at each of them costs more than one that finds nothing due."""
+
+    async def test() -> None:
+        engine, loop = Moving(), asyncio.get_running_loop()
+        rig = Rig(engine=engine)
+
+        def timers(deadline: float | None) -> list[float]:
+            engine.deadline = deadline
+            rig.scheduler.post(NodeStarted())
+            scheduled = loop._scheduled  # type: ignore[attr-defined]
+            return [handle.when() for handle in scheduled if not handle.cancelled()]
+
+        assert [timers(at) for at in (5.0, 20.0, None, 9.0, 3.0)] == [[5.0], [5.0], [5.0], [5.0], [3.0]]
+        assert timers(30.0) == [3.0]
+        await asyncio.sleep(25)
+        assert engine.elapsed == []
+        assert timers(28.0) == [28.0]
+        await asyncio.sleep(100)
+        assert engine.elapsed == [28.0]
+
+    virtually(test)
+
+
 def test_nothing_happens_after_the_close() -> None:
     async def test() -> None:
         rig = Rig()
