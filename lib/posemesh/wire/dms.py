@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -136,6 +137,7 @@ def parse_retry_after(text: str | None, *, service_now: float) -> float | None:
     return None if date is None else max(0.0, date - service_now)
 
 
+@lru_cache(maxsize=16)  # all answers of one second bear the same
 def parse_http_date(text: str | None) -> float | None:
     """An HTTP date in epoch seconds, in any of the three forms of RFC 9110 section 5.6.7; None for other text."""
     if text is None or not _CLOCK.search(text):
