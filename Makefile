@@ -22,7 +22,6 @@ help:
 	@echo 'make format    put the code into its format'
 	@echo 'make bench-transfer  inputs and artifacts beside curl; BENCH="--mib 4096" for another size'
 	@echo 'make bench-overhead  what a node costs a task, beside a bare client; BENCH="--tasks 4000" for more of them'
-
 	@echo "make bench-ledger  the ledger's commits beside SQLite's bare ones"
 	@echo 'make bench-golem  a Golem runtime beside a bare asyncio script; BENCH="--mib 1000" for more output'
 	@echo 'make setup     only make .venv (the others do so when needed)'

@@ -285,7 +285,10 @@ class Http:
     def _proxy(self, url: str) -> str | None:
         if not self._proxies:
             return None
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None  # the request will say so
         host = parts.hostname or ""
         if is_loopback(host) or proxy_bypass_environment(host, self._proxies):
             return None

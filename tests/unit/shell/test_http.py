@@ -395,6 +395,14 @@ def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch, no_proxies: None)
     assert isinstance(reply, TransportError) and seen == []
 
 
+def test_a_url_that_cannot_be_read_is_told_as_without_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, no_proxies: None
+) -> None:
+    """Choosing the proxy raised a bare ValueError."""
+    seen, reply = through(monkeypatch, "http://[::1/v1", HTTP_PROXY="{proxy}")
+    assert isinstance(reply, TransportError) and not reply.sent and seen == []
+
+
 def test_a_tunnel_that_is_refused_sent_nothing(monkeypatch: pytest.MonkeyPatch, no_proxies: None) -> None:
     seen, reply = through(monkeypatch, "https://dms.invalid/v1", HTTPS_PROXY="{proxy}")
     assert isinstance(reply, TransportError)
