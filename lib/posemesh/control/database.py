@@ -215,9 +215,6 @@ class Database:
             if len(commits) == 1:
                 raise
             return [self._alone(commit) for commit in commits]
-        except LedgerCorrupt as error:
-            self._broken = error
-            raise
 
     def _alone(self, commit: Commit) -> Exception | None:
         """One of a group that was too large for the room there is."""
@@ -230,8 +227,6 @@ class Database:
         if _identity(self.path) != self._identity:
             raise LedgerFailed(f"{self.path} was removed or replaced while it was in use; restart the node")
         db = self._writer
-        if db.in_transaction:  # was staged, and nobody could finish it
-            db.execute("ROLLBACK")
         if patience != self._patience:
             db.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             self._patience = patience
@@ -248,14 +243,20 @@ class Database:
         self._expect_open()
         if self._broken is not None:
             raise self._broken
-        with _typed(self.path):
-            try:
+        try:
+            with _typed(self.path):
                 yield
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    if self._writer.in_transaction:
-                        self._writer.execute("ROLLBACK")
-                raise
+        except BaseException as error:
+            self.undo()
+            if isinstance(error, LedgerCorrupt):
+                self._broken = error
+            raise
+
+    def undo(self) -> None:
+        """Take back what was staged and nobody is to finish."""
+        with suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """The answer of ``query``, all of it as of one moment. Raises StoreError."""
@@ -313,11 +314,10 @@ def _result(db: sqlite3.Connection, commit: Commit) -> Exception | None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    try:
+    with suppress(FileNotFoundError):
         found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _locked(path: Path) -> int:

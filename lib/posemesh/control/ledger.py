@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,6 +22,7 @@ from posemesh.control.database import Connect, Database, Results
 from posemesh.control.store import (
     Commit,
     InputRow,
+    LedgerBusy,
     LedgerClosed,
     LedgerFailed,
     OutboxRow,
@@ -30,7 +32,7 @@ from posemesh.control.store import (
 )
 from posemesh.shell.offload import Offload
 
-__all__ = ("GROUP_MAX", "LINGER_SECS", "SqliteStore")
+__all__ = ("GROUP_CHARS", "GROUP_MAX", "LINGER_SECS", "SqliteStore")
 
 T = TypeVar("T")
 Waiting: TypeAlias = tuple[Commit, asyncio.Future[None]]
@@ -38,8 +40,18 @@ Job: TypeAlias = tuple[Sequence[Waiting], Callable[[], Results]]
 
 GROUP_MAX = 64
 """Commits that one transaction takes at most, so that a flood holds up neither the loop nor the first of it."""
+GROUP_CHARS = 1024 * 1024
+"""No more are taken in once their rows' bodies are as long: long ones take their time, and it is the loop's."""
 LINGER_SECS = 0.05
 """How long a thread that has nothing to write waits for more."""
+
+
+class _Thread(Enum):
+    """Where the thread is that ends transactions."""
+
+    ABSENT = auto()
+    STARTING = auto()
+    THERE = auto()
 
 
 class SqliteStore:
@@ -52,10 +64,10 @@ class SqliteStore:
         self._offload = offload
         self._waiting: list[Waiting] = []
         self._served: asyncio.Future[None] | None = None
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: asyncio.Future[None] | None = None
-        self._working = False
-        self._leaving = threading.Lock()
+        self._thread_is = _Thread.ABSENT
+        self._turn = threading.Lock()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._closing: asyncio.Task[None] | None = None
@@ -78,6 +90,8 @@ class SqliteStore:
     async def commit(self, commit: Commit) -> None:
         self._expect_open()
         loop = asyncio.get_running_loop()
+        if self._served is not None and self._served.get_loop() is not loop:
+            raise LedgerClosed(f"{self._database.path}: the loop that used the ledger has ended; open it anew")
         done: asyncio.Future[None] = loop.create_future()
         self._waiting.append((commit, done))
         if self._served is None:
@@ -89,22 +103,35 @@ class SqliteStore:
         """Put what waits into one transaction, which the thread then ends. The statements are made here: a thread would
         give the interpreter up and take it back at each of them.
         """
-        group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+        group = self._next_group()
         commits = [commit for commit, _ in group]
         try:
             finish = partial(self._database.finish, commits, self._database.stage(commits))
         except Exception:  # the thread has the time to try again, and says what it is
             finish = partial(self._database.write, commits)
         self._jobs.put((group, finish))
-        with self._leaving:
-            start, self._working = not self._working, True
+        with self._turn:
+            start = self._thread_is is _Thread.ABSENT
+            if start:
+                self._thread_is = _Thread.STARTING
         if start:
             loop = asyncio.get_running_loop()
             self._thread = asyncio.ensure_future(self._offload.call(self._work, loop, threading.get_ident()))
             self._thread.add_done_callback(self._thread_ended)
 
+    def _next_group(self) -> list[Waiting]:
+        number = size = 0
+        while number < min(len(self._waiting), GROUP_MAX) and size < GROUP_CHARS:
+            size += sum(len(row.body) for row in self._waiting[number][0].rows())
+            number += 1
+        group, self._waiting = self._waiting[:number], self._waiting[number:]
+        return group
+
     def _ended(self, group: Sequence[Waiting], results: Results) -> None:
         _answer(group, results)
+        if isinstance(results[0], LedgerBusy):  # whoever is behind would wait as long, and in vain as well
+            _answer(self._waiting, [results[0]] * len(self._waiting))
+            self._waiting = []
         if self._waiting:
             self._begin()
         elif self._served is not None:
@@ -112,29 +139,30 @@ class SqliteStore:
             self._served = None
 
     def _thread_ended(self, thread: asyncio.Future[None]) -> None:
-        """Where no thread could be had, who waits must not wait for the next commit to try again."""
-        if thread.cancelled() or (error := thread.exception()) is None:
-            return
-        self._working = False
-        group, _ = self._jobs.get()
+        """Where there was none, who waits must not wait for the next commit to try again."""
+        with self._turn:
+            if thread is not self._thread or self._thread_is is not _Thread.STARTING:
+                return
+            self._thread_is = _Thread.ABSENT
+        self._database.undo()
+        job = self._jobs.get()
+        group = () if job is None else job[0]
         waiting, self._waiting = [*group, *self._waiting], []
-        failure = LedgerFailed(f"{self._database.path}: nothing could be written: {error}")
+        why = "it was cancelled" if thread.cancelled() else thread.exception()
+        failure = LedgerFailed(f"{self._database.path}: nothing could be written: {why}")
         self._ended(waiting, [failure] * len(waiting))
 
     def _work(self, loop: asyncio.AbstractEventLoop, loops_thread: int) -> None:
         """End the transactions that come. On a thread of its own it stays for a while, as a new one costs as much as a
         fast disk's commit.
         """
+        with self._turn:
+            if self._thread_is is not _Thread.STARTING:
+                return  # it came too late, and was given up
+            self._thread_is = _Thread.THERE
         inline = threading.get_ident() == loops_thread
-        while True:
-            try:
-                group, finish = self._jobs.get(timeout=0 if inline else LINGER_SECS)
-            except Empty:
-                with self._leaving:
-                    if self._jobs.empty():
-                        self._working = False
-                        return
-                continue
+        while (job := self._next_job(0.0 if inline else LINGER_SECS)) is not None:
+            group, finish = job
             with self._writing:
                 results = _results(group, finish)
             if inline:
@@ -142,6 +170,20 @@ class SqliteStore:
                 continue
             with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
                 loop.call_soon_threadsafe(self._ended, group, results)
+
+    def _next_job(self, linger: float) -> Job | None:
+        """None where the thread is to leave: it is told to, or nothing comes."""
+        try:
+            job = self._jobs.get(timeout=linger)
+        except Empty:
+            job = None
+        if job is None:
+            with self._turn:
+                if self._jobs.empty():
+                    self._thread_is = _Thread.ABSENT
+                    return None
+            job = self._jobs.get()
+        return job
 
     async def snapshot(self, runtime: str) -> Snapshot:
         return await self._read(lambda db: tables.snapshot(db, runtime))
@@ -174,13 +216,17 @@ class SqliteStore:
         return await self._read(lambda db: tables.rows(db, OutboxRow, clause, runtime))
 
     async def close(self) -> None:
-        if self._closing is None:
+        if self._closing is None or self._closing.cancelled():
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        if self._served is not None and self._served.get_loop() is asyncio.get_running_loop():
-            await self._served
+        loop = asyncio.get_running_loop()
+        if self._served is not None and self._served.get_loop() is loop:
+            await asyncio.wait((self._served,))
+        self._jobs.put(None)
+        if self._thread is not None and self._thread.get_loop() is loop:
+            await asyncio.wait((self._thread,))
         await self._offload.call(self._end)
 
     def _end(self) -> None:

@@ -33,14 +33,15 @@ from posemesh.control.store import (
     Commit,
     Conflict,
     InputRow,
+    LedgerBusy,
+    LedgerClosed,
     LedgerCorrupt,
-    LedgerFull,
+    LedgerFailed,
     OutboxRow,
     RuntimeRow,
     Snapshot,
     StaleRows,
     Store,
-    StoreError,
 )
 from posemesh.control.vault import Vault
 from posemesh.events import LeaseId
@@ -50,6 +51,8 @@ from posemesh.types import LeaseEnvelope, Outcome
 __all__ = ("Interrupted", "NodeLedger", "Owed")
 
 _CROSSED_MAX: Final = 5
+_OWN: Final = (StaleRows, Conflict, LedgerBusy, LedgerClosed, LedgerFailed)
+"""What a commit is refused with, or cannot be told of, on its own account, whatever is noted along with it."""
 NOTE_SECS: Final = 0.2
 """The note of a delivery's end waits no longer than this for a commit that it can go with."""
 
@@ -284,7 +287,7 @@ class NodeLedger:
     async def _note(self, note: _Pending) -> None:
         try:
             await self._commit(note)
-        except StoreError as error:
+        except Exception as error:
             logger().opt(exception=error).warning(f"the ledger did not take note that {note.lost} after the next start")
 
     # --- Commits ------------------------------------------------------------------------------------------------
@@ -335,9 +338,9 @@ class NodeLedger:
             await self._store.commit(whole)
         except BaseException as error:
             self._note_each(others)
-            if isinstance(error, LedgerFull):  # less may find room
-                return await self._give(pending)
-            raise
+            if not isinstance(error, Exception) or isinstance(error, _OWN):
+                raise
+            return await self._give(pending)  # less may find room, and what is wrong with a note does not concern it
         finally:
             self._notes.discard(noted)
             noted.set_result(None)

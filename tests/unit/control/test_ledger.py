@@ -6,12 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from posemesh.control.ledger import GROUP_MAX, SqliteStore
+from posemesh.control.ledger import GROUP_CHARS, GROUP_MAX, SqliteStore
 from posemesh.control.store import Commit, LedgerBusy, LedgerClosed, LedgerCorrupt, LedgerFailed, LedgerFull, StaleRows
 from posemesh.shell.offload import HostOffload, InlineOffload, ThreadOffload
 from tests.unit.control.stores import RUNTIME, a_commit, an_input
@@ -247,6 +248,162 @@ def test_where_no_thread_can_be_had_nobody_waits_for_ever(tmp_path: Path) -> Non
         Crowded.full = False
         await store.commit(a_new(3))
         assert await ids(store) == ["i3"], "what nobody could finish is undone"
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_what_no_thread_could_end_is_taken_back_at_once(tmp_path: Path) -> None:
+    """It held the file until the next commit, which may be hours away."""
+
+    class Crowded(HostOffload):
+        async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            if function.__name__ == "_work":
+                raise RuntimeError("can't start new thread")
+            return await super().call(function, *args, **named)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, Crowded())
+        with pytest.raises(LedgerFailed):
+            await store.commit(a_new(1))
+        other = sqlite3.connect(store._database.path, isolation_level=None, timeout=0)
+        other.execute("BEGIN IMMEDIATE")
+        other.close()
+        await store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_host_that_cancels_all_its_tasks_can_close_the_store_all_the_same(tmp_path: Path, after: int) -> None:
+    """Among them may be the one that was to start the thread."""
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        commit = asyncio.ensure_future(store.commit(a_new(1)))
+        await turns(after)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait((commit,))
+        with suppress(LedgerFailed):  # where the thread was not there yet
+            await asyncio.wait_for(store.commit(a_new(2)), LIMIT_SECS)
+        await asyncio.wait_for(store.close(), LIMIT_SECS)
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_ends_while_a_store_is_closed_leaves_one_that_can_be_closed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> SqliteStore:
+        store, _ = await on_slow_disk(tmp_path)
+        commit = asyncio.ensure_future(store.commit(a_new(1)))
+        closing = asyncio.ensure_future(store.close())
+        await turns(20)
+        assert not commit.done() and not closing.done()
+        return store
+
+    left = asyncio.run(leave())
+    assert Slow.going is not None
+    Slow.going.release()
+
+    async def close() -> list[str]:
+        await asyncio.wait_for(left.close(), LIMIT_SECS)
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        found = await ids(store)
+        await store.close()
+        return found
+
+    assert asyncio.run(close()) == ["i1"]
+    assert "Exception in callback" not in caplog.text
+
+
+def test_nothing_is_committed_on_another_loop_than_the_one_that_left_something_behind(tmp_path: Path) -> None:
+    async def leave() -> SqliteStore:
+        store, _ = await on_slow_disk(tmp_path)
+        commit = asyncio.ensure_future(store.commit(a_new(1)))
+        await turns(20)
+        assert not commit.done()
+        return store
+
+    async def go_on(left: SqliteStore) -> None:
+        with pytest.raises(LedgerClosed, match="open it anew"):
+            await left.commit(a_new(2))
+        await asyncio.wait_for(left.close(), LIMIT_SECS)
+
+    left = asyncio.run(leave())
+    assert Slow.going is not None
+    Slow.going.release()
+    asyncio.run(go_on(left))
+
+
+def test_a_closed_store_has_no_task_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        await store.commit(a_new(1))
+        await asyncio.wait_for(store.close(), LIMIT_SECS)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_damage_that_is_met_once_is_not_written_over(tmp_path: Path) -> None:
+    """A statement met it on the loop, and the thread, which tries again, did not."""
+    told: list[str] = []
+
+    class Damaged(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql.startswith("INSERT") and not told:
+                told.append(sql)
+                error = sqlite3.DatabaseError("database disk image is malformed")
+                error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT  # type: ignore[misc]
+                raise error
+            return super().execute(sql, *args)
+
+    async def main() -> None:
+        store = await SqliteStore.open(
+            tmp_path, HostOffload(), connect=lambda *args, **named: sqlite3.connect(*args, factory=Damaged, **named)
+        )
+        told.clear()
+        for number in (1, 2):
+            with pytest.raises(LedgerCorrupt):
+                await store.commit(a_new(number))
+        assert await ids(store) == []
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_those_behind_one_that_waited_in_vain_for_another_program_do_not_wait_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posemesh.control.database._BUSY_SECS", 0.05)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        other = sqlite3.connect(store._database.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        tries: list[int] = []
+        write = store._database.write
+        monkeypatch.setattr(store._database, "write", lambda group: (tries.append(len(group)), write(group))[1])
+        commits = [store.commit(a_new(number)) for number in range(3 * GROUP_MAX)]
+        results = await asyncio.gather(*commits, return_exceptions=True)
+        assert {type(each) for each in results} == {LedgerBusy} and tries == [GROUP_MAX]
+        other.close()
+        await store.commit(a_new(1))
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_long_rows_share_no_transaction_with_many_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, going = await on_slow_disk(tmp_path)
+        going.release(100)
+        body = '"' + "x" * (GROUP_CHARS // 2) + '"'
+        await asyncio.gather(*(store.commit(a_commit(an_input(id=f"i{each}", body=body))) for each in range(8)))
+        assert Slow.commits == 4
+        assert len(await ids(store)) == 8
         await store.close()
 
     asyncio.run(main())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,7 @@ from posemesh.control.vault import Vault
 from posemesh.errors import WireError
 from posemesh.secret import Secret
 from posemesh.shell.ledger import Ledger
+from posemesh.shell.offload import HostOffload
 from posemesh.types import Artifact, LeaseEnvelope, Outcome, OutcomeKind, TaskIdentity, TaskSpec
 from tests.unit.control.stores import KINDS, RUNTIME, Reopen, a_commit, an_entry, an_input, opened
 
@@ -655,3 +658,24 @@ def test_artifacts_that_are_not_those_of_the_digest_are_damage(on_store: Any) ->
             NodeLedger(store, snapshot, lambda: 0.0, lambda: "")
 
     on_store(body)
+
+
+@pytest.mark.parametrize("way", ["damaged", "unwritable"])
+def test_what_is_wrong_with_a_note_does_not_refuse_another_task(tmp_path: Path, way: str) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload())
+        ledger = await made(store)
+        other = UUID(int=77)
+        await ledger.commit_accepted(1, replace(ENVELOPE, task=replace(ENVELOPE.task, id=other)))
+        await ledger.commit_outcome(1, outcome(task=other))
+        if way == "damaged":
+            with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
+                db.execute("UPDATE outbox SET body = body || ' '")
+                db.commit()
+        ledger.settle(1, "refused", "a lone surrogate: \ud800" if way == "unwritable" else "")
+        await ledger.commit_accepted(2, ENVELOPE)
+        await ledger.close()
+        assert [row.task for row in await store.inputs(RUNTIME) if row.open] == [str(ENVELOPE.task.id)]
+        await store.close()
+
+    asyncio.run(main())
