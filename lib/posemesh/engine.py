@@ -235,7 +235,10 @@ class Engine:
         work.moves_left -= 1
         subject = self._of_node.get(machine) or self._of_lease(machine, event)
         step = Step(event, now, self._rng, self.config, self.capabilities, self._claims.has_room)
-        commands, record = MACHINES[machine].fire(subject, step)
+        try:
+            commands, record = MACHINES[machine].fire(subject, step)
+        finally:  # a fault in an action must not leave a timer that was disarmed, and would be due for ever
+            self._note_deadline(subject)
         self.moved.append(record)
         if key := subject.key:
             work.touched[key] = work.fresh[key] = None
@@ -245,16 +248,18 @@ class Engine:
                 self._recount_delivery(self._tasks[key])
         else:
             self._node_moved = True
-        if not subject.timers:
-            subject.queued = None
-        elif (deadline := min(subject.timers.values())) != subject.queued:
-            subject.queued = deadline
-            heapq.heappush(self._timers, (deadline, next(self._order), subject))
         for command in commands:
             if isinstance(command, Authorized):
                 self._authorize(command, now, work)
             else:
                 work.commands.append(command)
+
+    def _note_deadline(self, subject: Subject) -> None:
+        if not subject.timers:
+            subject.queued = None
+        elif (deadline := min(subject.timers.values())) != subject.queued:
+            subject.queued = deadline
+            heapq.heappush(self._timers, (deadline, next(self._order), subject))
 
     def _authorize(self, command: Authorized, now: float, work: _Work) -> None:
         if (usable := self.auth.usable(now)) is not None:

@@ -25,7 +25,7 @@ from posemesh.commands import (
     StopReason,
     StopRunner,
 )
-from posemesh.engine import Engine
+from posemesh.engine import LEASE_MACHINES, Engine
 from posemesh.errors import IllegalTransition
 from posemesh.events import (
     AskFailed,
@@ -1291,3 +1291,22 @@ def test_leases_are_numbered_from_where_the_ledger_says() -> None:
     engine.handle(RegistrationAccepted(), 0.0)
     engine.handle(token(), 0.0)
     assert engine.handle(OFFERED, 0.0)[0].lease == 41
+
+
+def test_a_fault_in_an_action_leaves_no_timer_that_is_due_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler would have done nothing else from then on."""
+    stage = running()
+
+    def fault(subject: Any, step: Any) -> None:
+        subject.timers.clear()
+        raise OverflowError("a fault of ours")
+
+    session = stage.engine._tasks[1].session
+    assert session is not None
+    before = session.deadline
+    for row in LEASE_MACHINES["session"]._rows[session.state][ProgressMade]:
+        monkeypatch.setattr(row, "do", (fault,))
+    with pytest.raises(OverflowError):
+        stage(ProgressMade(lease=1, progress={}))
+    assert before is not None and stage.engine.next_deadline() != before
+    stage.wait(before - stage.now + 1)

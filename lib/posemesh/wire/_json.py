@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from functools import cache, partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast, get_args, get_type_hints
+from functools import cache
+from typing import Any, Final, NoReturn, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -24,8 +23,6 @@ from posemesh.wire import _url
 __all__ = ("BODY_BYTES_MAX", "decode", "encode", "parse_json", "parse_time", "parse_uuid")
 
 T = TypeVar("T")
-_Check: TypeAlias = Callable[[Any, str, str], None]
-"""Given a value, what it is a part of and its path there, raises :class:`WireError` where it does not fit."""
 
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
@@ -116,60 +113,32 @@ def _parse(decoder: msgspec.json.Decoder[T], body: bytes, what: str, limit: int)
         raise WireError(f"{what}: {error}") from None
 
 
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """The fields of a record of that class; of nothing else."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
 def _check(record: object, what: str, path: str) -> None:
     """What msgspec's types cannot say, field by field, also in records within the record."""
-    for name, check in _checks(cast(Any, type(record))):
+    if isinstance(record, list):
+        for index, item in enumerate(record):
+            _check(item, what, f"{path}[{index}]")
+    for name in _names(cast(Any, type(record))):
         value = getattr(record, name)
-        if value is not None:
-            check(value, what, f"{path}.{name}")
-
-
-@cache
-def _checks(kind: Any) -> tuple[tuple[str, _Check], ...]:
-    """The fields of a record of that class that are looked at, each with what looks at it."""
-    hints = get_type_hints(kind)
-    found = ((field.name, _check_of(field.name, hints[field.name])) for field in fields(kind))
-    return tuple((name, check) for name, check in found if check is not None)
-
-
-def _check_of(name: str, hint: Any) -> _Check | None:
-    if name in _RANGES:
-        return partial(_check_number, _RANGES[name])
-    if name == "domain_server_url":
-        return _check_url
-    kinds = set(_kinds(hint))
-    if datetime in kinds:
-        return _check_time
-    return _check_within if any(map(is_dataclass, kinds)) else None
-
-
-def _kinds(hint: Any) -> Iterator[Any]:
-    """The classes that a type consists of."""
-    yield hint
-    for part in get_args(hint):
-        yield from _kinds(part)
-
-
-def _check_number(numbers: range, value: object, what: str, path: str) -> None:
-    if value not in numbers:
-        _refuse(what, f"an integer from {numbers.start} to {numbers.stop - 1}", path)
-
-
-def _check_url(value: str, what: str, path: str) -> None:
-    if _url.origin_of(value) is None:
-        _refuse(what, "an absolute http or https URL", path)
-
-
-def _check_time(value: datetime, what: str, path: str) -> None:
-    if value.tzinfo is None:
-        _refuse(what, "an RFC 3339 time with an offset", path)
-
-
-def _check_within(value: object, what: str, path: str) -> None:
-    if not isinstance(value, list):
-        return _check(value, what, path)
-    for index, item in enumerate(value):
-        _check(item, what, f"{path}[{index}]")
+        if value is None:
+            continue
+        if isinstance(value, datetime):
+            if value.tzinfo is None:
+                _refuse(what, "an RFC 3339 time with an offset", f"{path}.{name}")
+        elif name in _RANGES:
+            if value not in (numbers := _RANGES[name]):
+                _refuse(what, f"an integer from {numbers.start} to {numbers.stop - 1}", f"{path}.{name}")
+        elif name == "domain_server_url":
+            if _url.origin_of(value) is None:
+                _refuse(what, "an absolute http or https URL", f"{path}.{name}")
+        elif isinstance(value, list) or _names(cast(Any, type(value))):
+            _check(value, what, f"{path}.{name}")
 
 
 def _refuse(what: str, expected: str, place: str) -> NoReturn:

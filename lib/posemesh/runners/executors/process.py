@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ class ProcessRunner:
         self._env = dict(env or {})
         self._memory_bytes = memory_bytes
         self._keep = keep
-        self._idle: defaultdict[Env, list[Peer]] = defaultdict(list)
+        self._idle: dict[Env, list[Peer]] = {}
         self._runs: set[_ProcessRun] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
@@ -130,12 +129,13 @@ class ProcessRunner:
             )
 
     def _idle_child(self, env: Env) -> Peer | None:
-        idle = self._idle[env]
+        idle = self._idle.get(env, [])
         while idle:
             peer = idle.pop()
             if peer.is_usable():
                 return peer
             self._let_go(peer)
+        self._idle.pop(env, None)
         return None
 
     def _started(self, env: Env) -> asyncio.Task[Peer]:
@@ -148,7 +148,7 @@ class ProcessRunner:
         """Whether it is kept for the next task."""
         kept = self._keep and peer.is_sound()
         if kept:
-            self._idle[env].append(peer)
+            self._idle.setdefault(env, []).append(peer)
         return kept
 
     def _let_go(self, peer: Peer) -> asyncio.Task[None]:
@@ -180,8 +180,8 @@ class _ProcessRun:
         self._peer: Peer | None = None
         self._starting: asyncio.Task[Peer] | None = None
         self._over: asyncio.Future[None] | None = None
-        self._runner._runs.add(self)
         idle = self._runner._idle_child(self._context.env)
+        self._runner._runs.add(self)
         if idle is not None:
             self._begin(idle)
         else:
