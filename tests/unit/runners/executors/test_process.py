@@ -679,6 +679,19 @@ def test_what_no_program_could_be_started_with_is_refused(options: Any) -> None:
         ProcessRunner("r", CAPABILITY, code.plain, **options)
 
 
+def test_an_environment_is_forgotten_with_the_child_that_had_it(bench: Bench, tmp_path: Path) -> None:
+    """It may hold secrets, and a new one may come with each task."""
+
+    async def test() -> None:
+        async with bench.runner(code.plain, keep=False) as runner:
+            for number in "12":
+                context = BuildContext(env=(("BUILT", number),))
+                assert (await Started(runner, Job(tmp_path / number), context).ending()).code is None
+            assert not runner._idle
+
+    finished(test)
+
+
 def test_what_cannot_be_started_fails_the_task_and_is_counted(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
