@@ -19,7 +19,7 @@ from typing import Any
 
 from posemesh.control.database import Database
 from posemesh.control.store import Commit
-from tests.unit.control.stores import a_commit, a_receipt, a_runtime, an_entry, an_input
+from tests.unit.control.stores import a_commit, a_receipt, a_runtime, an_entry, an_input, connecting
 
 
 def taken(number: int) -> Commit:
@@ -83,7 +83,7 @@ def write(place: Path, way: str, number: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     told = os.open(place / "told", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    database = Database.open(place, lambda *args, **named: sqlite3.connect(*args, factory=factory, **named))
+    database = Database.open(place, connecting(factory))
     for group in STORY:
         assert database.write(group) == [None] * len(group)
         os.write(told, b".")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from posemesh.control.database import Connect
 from posemesh.control.ledger import SqliteStore
 from posemesh.control.memory import MemoryStore
 from posemesh.control.store import Commit, InputRow, OutboxRow, ReceiptRow, RuntimeRow, Store
@@ -16,6 +18,11 @@ RUNTIME = "rt:node:1"
 KINDS = ("memory", "sqlite")
 
 Reopen = Callable[[], Coroutine[Any, Any, Store]]
+
+
+def connecting(factory: type[sqlite3.Connection]) -> Connect:
+    """Connections of that class, in the place of ``sqlite3.connect``."""
+    return lambda *args, **named: sqlite3.connect(*args, factory=factory, **named)
 
 
 @asynccontextmanager

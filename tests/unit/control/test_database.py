@@ -37,7 +37,7 @@ from posemesh.control.store import (
     StoreError,
 )
 from tests.unit.control.crashing import STORY, finished, taken
-from tests.unit.control.stores import a_commit, a_receipt, a_runtime, an_entry, an_input
+from tests.unit.control.stores import a_commit, a_receipt, a_runtime, an_entry, an_input, connecting
 
 ROOT = Path(__file__).parents[3]
 Rows = list[Row]
@@ -442,7 +442,7 @@ class Small(sqlite3.Connection):
 
 
 def test_a_full_disk_refuses_the_commit_and_takes_it_again_when_there_is_room(place: Path) -> None:
-    database = Database.open(place, lambda *args, **named: sqlite3.connect(*args, factory=Small, **named))
+    database = Database.open(place, connecting(Small))
     number = 0
     with pytest.raises(LedgerFull, match="make room"):
         for number in range(1, 500):
@@ -462,7 +462,7 @@ def test_a_full_disk_refuses_the_commit_and_takes_it_again_when_there_is_room(pl
 
 
 def test_of_a_group_that_does_not_fit_each_is_tried_alone(place: Path) -> None:
-    database = Database.open(place, lambda *args, **named: sqlite3.connect(*args, factory=Small, **named))
+    database = Database.open(place, connecting(Small))
     huge = a_commit(an_input(id="huge", body="x" * 4096 * 50))
     results = database.write([taken(1), huge, taken(1).__class__(runtime="rt:node:1", inputs=(an_input(version=3),))])
     assert results[0] is None

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from posemesh.control.ledger import GROUP_CHARS, GROUP_MAX, SqliteStore
 from posemesh.control.store import Commit, LedgerBusy, LedgerClosed, LedgerCorrupt, LedgerFailed, LedgerFull, StaleRows
 from posemesh.shell.offload import HostOffload, InlineOffload, ThreadOffload
-from tests.unit.control.stores import RUNTIME, a_commit, an_input
+from tests.unit.control.stores import RUNTIME, a_commit, an_input, connecting
+from tests.unit.control.test_database import Small
 
 LIMIT_SECS = 60
 
@@ -36,14 +38,10 @@ class Slow(sqlite3.Connection):
         return super().execute(sql, *args)
 
 
-def slow(*args: Any, **named: Any) -> sqlite3.Connection:
-    return sqlite3.connect(*args, factory=Slow, **named)
-
-
 async def on_slow_disk(place: Path) -> tuple[SqliteStore, threading.Semaphore]:
     """A store on a disk that waits, from now on."""
     Slow.going, Slow.failing = None, None
-    store = await SqliteStore.open(place, HostOffload(), connect=slow)
+    store = await SqliteStore.open(place, HostOffload(), connect=connecting(Slow))
     Slow.commits, Slow.going = 0, threading.Semaphore(0)
     return store, Slow.going
 
@@ -112,8 +110,18 @@ def test_the_loop_goes_on_while_the_disk_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_another_program_that_holds_the_file_is_waited_for_and_not_by_the_loop(tmp_path: Path) -> None:
+    patience: list[tuple[bool, int]] = []
+
+    class Told(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == "BEGIN IMMEDIATE":
+                (wait,) = super().execute("PRAGMA busy_timeout").fetchone()
+                patience.append((threading.current_thread() is threading.main_thread(), wait))
+            return super().execute(sql, *args)
+
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path, HostOffload())
+        store = await SqliteStore.open(tmp_path, HostOffload(), connect=connecting(Told))
+        patience.clear()
         await store.commit(a_new(1))
         other = sqlite3.connect(store._database.path, isolation_level=None)
         for number in (2, 3):  # what was waited for once is waited for again
@@ -125,6 +133,8 @@ def test_another_program_that_holds_the_file_is_waited_for_and_not_by_the_loop(t
             await asyncio.wait_for(commit, LIMIT_SECS)
         other.close()
         assert await ids(store) == ["i1", "i2", "i3"]
+        assert {wait for on_loop, wait in patience if on_loop} == {0}
+        assert [wait > 0 for on_loop, wait in patience if not on_loop] == [True, True]
         await store.close()
 
     asyncio.run(main())
@@ -140,9 +150,7 @@ def test_a_thread_has_nothing_to_do_but_to_wait_for_the_disk(tmp_path: Path) -> 
             return super().execute(sql, *args)
 
     async def main() -> None:
-        store = await SqliteStore.open(
-            tmp_path, HostOffload(), connect=lambda *args, **named: sqlite3.connect(*args, factory=Told, **named)
-        )
+        store = await SqliteStore.open(tmp_path, HostOffload(), connect=connecting(Told))
         made.clear()
         await asyncio.gather(store.commit(a_new(1)), store.commit(a_new(2)))
         assert [sql for sql, here in made if not here] == ["COMMIT"]
@@ -152,17 +160,52 @@ def test_a_thread_has_nothing_to_do_but_to_wait_for_the_disk(tmp_path: Path) -> 
     asyncio.run(main())
 
 
-def test_what_does_not_fit_is_refused_and_what_came_with_it_is_not(tmp_path: Path) -> None:
-    class Small(sqlite3.Connection):
-        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-            if sql == "BEGIN IMMEDIATE":
-                super().execute("PRAGMA max_page_count = 24")
-            return super().execute(sql, *args)
+def test_a_transaction_is_in_memory_until_the_thread_ends_it(tmp_path: Path) -> None:
+    """SQLite would write what its cache has no room for, and the loop would wait."""
 
     async def main() -> None:
-        store = await SqliteStore.open(
-            tmp_path, HostOffload(), connect=lambda *args, **named: sqlite3.connect(*args, factory=Small, **named)
-        )
+        store, going = await on_slow_disk(tmp_path)
+        commit = asyncio.ensure_future(store.commit(a_commit(an_input(body='"' + "x" * 8_000_000 + '"'))))
+        await turns(20)
+        assert not commit.done() and (tmp_path / "ledger.db-wal").stat().st_size < 1_000_000
+        going.release()
+        await asyncio.wait_for(commit, LIMIT_SECS)
+        assert (tmp_path / "ledger.db-wal").stat().st_size > 8_000_000
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_comes_late_leaves_the_work_to_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posemesh.control.ledger.LINGER_SECS", 3600.0)
+    late: list[Callable[[], None]] = []
+
+    class Slowly(HostOffload):
+        async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            if function.__name__ == "_work" and not late:
+                late.append(partial(function, *args))
+                raise RuntimeError("can't start new thread")
+            return await super().call(function, *args, **named)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, Slowly())
+        with pytest.raises(LedgerFailed):
+            await store.commit(a_new(1))
+        await store.commit(a_new(2))
+        late[0]()
+        threads = threading.active_count()
+        await store.commit(a_new(3))
+        assert threading.active_count() == threads
+        await asyncio.wait_for(store.close(), LIMIT_SECS)
+
+    asyncio.run(main())
+
+
+def test_what_does_not_fit_is_refused_and_what_came_with_it_is_not(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path, HostOffload(), connect=connecting(Small))
         huge = a_commit(an_input(id="huge", body="x" * 4096 * 50))
         results = await asyncio.gather(*map(store.commit, (a_new(1), huge, a_new(2))), return_exceptions=True)
         assert [type(result) for result in results] == [type(None), LedgerFull, type(None)]
@@ -337,7 +380,9 @@ def test_nothing_is_committed_on_another_loop_than_the_one_that_left_something_b
     asyncio.run(go_on(left))
 
 
-def test_a_closed_store_has_no_task_left(tmp_path: Path) -> None:
+def test_a_closed_store_has_no_task_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posemesh.control.ledger.LINGER_SECS", 3600.0)
+
     async def main() -> None:
         store = await SqliteStore.open(tmp_path, HostOffload())
         await store.commit(a_new(1))
@@ -361,9 +406,7 @@ def test_damage_that_is_met_once_is_not_written_over(tmp_path: Path) -> None:
             return super().execute(sql, *args)
 
     async def main() -> None:
-        store = await SqliteStore.open(
-            tmp_path, HostOffload(), connect=lambda *args, **named: sqlite3.connect(*args, factory=Damaged, **named)
-        )
+        store = await SqliteStore.open(tmp_path, HostOffload(), connect=connecting(Damaged))
         told.clear()
         for number in (1, 2):
             with pytest.raises(LedgerCorrupt):
