@@ -7,9 +7,14 @@ SHELL := /bin/sh
 # One rule at a time: two pips in one .venv step on each other. The tests themselves run in parallel.
 .NOTPARALLEL:
 
+# Where bytecode is not kept (many container images say so), each of the nodes that tests start compiles everything.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+# More than the two cores this is made for: much of the tests is waiting.
+JOBS ?= 3
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup demo test test-slow test-all check format bench-transfer bench-overhead bench-ledger bench-golem clean
@@ -32,13 +37,13 @@ demo: $(VENV)/examples
 	@$(BIN)/python examples/pointcloud/demo.py
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(PYTEST)
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n $(JOBS) -m slow
+	$(PYTEST) -m slow
 
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n $(JOBS) -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check --quiet .

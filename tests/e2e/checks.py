@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from ecdsa import SECP256k1, SigningKey, VerifyingKey
 from ecdsa.util import sigdecode_string
 from eth_hash.auto import keccak
@@ -21,6 +22,11 @@ __all__ = ("UUID", "Bad", "address_of", "json_body", "lag", "recovered", "typed"
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 HALF_ORDER = SECP256k1.order // 2
+
+
+def further(*cases: Any) -> list[Any]:
+    """Cases that go the way another one shows already: for the slow run."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
 
 
 def lag() -> float:

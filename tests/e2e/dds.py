@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 import secrets
+import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -59,6 +60,8 @@ class Dds:
         self.probe_every: float | None = None
         self.callbacks: list[tuple[int, str]] = []
         self.probes: list[int] = []
+        self.probed: list[float] = []
+        """When each was sent."""
         self.registered: set[str] = set()
         self.capabilities: list[str] = []
         self.offers: dict[str, list[str]] = {}
@@ -258,6 +261,7 @@ class Dds:
         async with aiohttp.ClientSession(headers={"User-Agent": "DDS v1.4.0"}) as http:
             while True:
                 await asyncio.sleep(self.probe_every)
+                self.probed.append(time.monotonic())
                 try:
                     async with http.get(self.node_url + "health") as response:
                         self.probes.append(response.status)

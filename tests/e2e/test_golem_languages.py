@@ -14,6 +14,7 @@ import pytest
 from posemesh.golem.supervisor import CommandLine, Output, RuntimeEnded, RuntimeMode, Supervisor
 from posemesh.wire import golem as wire
 
+from .checks import further
 from .golem_pipes import ROOT
 
 EXAMPLES = ROOT / "examples" / "golem"
@@ -188,7 +189,7 @@ def test_interleaved_and_large_output_and_kills_of_the_process_runtime(tmp_path:
 
 
 @pytest.mark.parametrize("how", ["end of input", "shutdown", "SIGTERM", "garbage", "half a frame"])
-@pytest.mark.parametrize("program", ["example_runtime.py", "environment.py", "process_runtime.py"])
+@pytest.mark.parametrize("program", ["process_runtime.py", *further("example_runtime.py", "environment.py")])
 def test_the_ends_of_a_runtime(tmp_path: Path, program: str, how: str) -> None:
     """Each right after its answer to hello, the process runtime's with a child, of which nothing is left."""
     mark = f"31415{len(program)}{len(how)}"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from .checks import further
 from .conftest import NOOP, World, in_time
 from .network import Fault, Request
 from .test_keeping import CAPABILITY, SEEN, SLEEPING, SPINNING, STUBBORN
@@ -123,7 +124,7 @@ def test_an_idle_node_is_gone_in_under_a_second(world: World, when: str) -> None
     assert in_time(time.monotonic() - told, 1)
 
 
-@pytest.mark.parametrize("phase", ["unreachable", "challenge", "register", "verify"])
+@pytest.mark.parametrize("phase", ["unreachable", "verify", *further("challenge", "register")])
 def test_a_node_that_has_not_signed_in_stops_as_well(world: World, phase: str) -> None:
     """Weakness 8: waiting for registration and the first login ignored a shutdown."""
     net = world.net

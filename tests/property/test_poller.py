@@ -304,4 +304,4 @@ def test_poller() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_poller_at_length() -> None:
-    at_length(PollerRules, 1200)
+    at_length(PollerRules, 400)

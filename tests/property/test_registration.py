@@ -192,4 +192,4 @@ def test_registration() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_registration_at_length() -> None:
-    at_length(RegistrationRules, 1000)
+    at_length(RegistrationRules, 400)

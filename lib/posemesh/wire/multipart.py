@@ -24,7 +24,7 @@ SKIPPED_BYTES_MAX: Final = 64 * 1024
 _LINE_BYTES_MAX: Final = 1024
 _CONTENT_TYPE: Final = re.compile(r"\s*multipart/form-data\s*(;.*)", re.IGNORECASE | re.DOTALL)
 # One `; name=value`, the value quoted (with backslash escapes) or bare (RFC 9110 section 5.6.6).
-_PARAMETER: Final = re.compile(r"""\s*;\s*([^\s;="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))\s*""", re.DOTALL)
+_PARAMETER: Final = re.compile(r"""\s*;\s*([^\s;="]+)\s*=\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^\s;"]*))\s*""", re.DOTALL)
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")  # RFC 2046 section 5.1.1
 _BARE_BOUNDARY: Final = re.compile(r"[0-9A-Za-z_-]{1,70}")
 # Lone surrogates besides: they are no text that could be sent.

@@ -142,11 +142,11 @@ WHOLE = part(b"some bytes") + part(b"more") + b"--B--"
 
 
 @pytest.mark.parametrize("step", [0, 1])
-@pytest.mark.parametrize("length", range(len(WHOLE)))
-def test_a_cut_body_is_an_error(length: int, step: int) -> None:
+def test_a_cut_body_is_an_error(step: int) -> None:
     """Weakness 28 of the reference: a truncated download ends silently as success."""
-    with pytest.raises(BadInput, match="cannot be read"):
-        read(TYPE, WHOLE[:length], step)
+    for length in range(len(WHOLE)):
+        with pytest.raises(BadInput, match="cannot be read"):
+            read(TYPE, WHOLE[:length], step)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4, 100, "", "-3", "3.0", "+3", "x", "9" * 30, "٣"])
