@@ -17,7 +17,8 @@ from posemesh.config import NodeConfig
 from posemesh.control import tables
 from posemesh.control.audit import audit
 from posemesh.control.database import FILE, reading
-from posemesh.control.store import InputRow, LedgerCorrupt, OutboxRow, ReceiptRow, Row
+from posemesh.control.history import ONLY, Found, concerning, latest
+from posemesh.control.store import InputRow, LedgerCorrupt, OutboxRow, Row
 from posemesh.errors import ConfigError
 from posemesh.shell.signer import Signer
 from posemesh.storage.workspace import state_dir
@@ -33,8 +34,7 @@ Examples:
   posemesh-node ledger verify --state /var/lib/node  whether all of it can be read
 """
 _SECRETS: Final = frozenset({"access_token", "reg_secret", "token", "secret"})
-_UNDER_WAY, _WAITING, _ENDED = "under way", "waiting", "ended"
-_ONLY: Final = ("open", "waiting", "stuck", "refused", "ended")
+_UNDER_WAY, _WAITING = "under way", "waiting"
 _COLUMNS: Final = ("task", "capability", "leased", "state", "why")
 
 
@@ -64,29 +64,27 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @ledger.command(epilog=_EXAMPLES)
-@click.option("--only", type=click.Choice(_ONLY), help="Only what is under way, waits, or ended so.")
+@click.option("--only", type=click.Choice(tuple(ONLY)), help="Only what is under way, waits, or ended so.")
 @click.option("--runtime", metavar="NAME", help="Only this one of the nodes that share the ledger.")
 @click.option("--limit", metavar="N", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
 @_options
 def ls(
     only: str | None, runtime: str | None, limit: int, state: Path | None, env_file: str | None, as_json: bool
 ) -> None:
-    """List what was leased, the latest first."""
+    """List what was leased, the latest first.
+
+    What it lists is looked over; whether all else can be read, `ledger verify` tells.
+    """
     with reading(_directory(state, env_file)) as db:
-        inputs, lost = _read(db, InputRow)
-        entries, lost_entries = _read(db, OutboxRow)
-    deliveries = {(row.runtime, row.input): row for row in entries if isinstance(row, OutboxRow)}
+        found = list(latest(db, limit, only=only, runtime=runtime))
     lines = [
-        _line(row, deliveries.get((row.runtime, row.id)))
-        for row in sorted((row for row in inputs if isinstance(row, InputRow)), key=lambda row: -row.created)
-        if runtime in (None, row.runtime)
+        _line(row, entry if isinstance(entry, OutboxRow) else None) for row, entry in found if isinstance(row, InputRow)
     ]
-    lines = [line for line in lines if only is None or _is(line, only)][:limit]
     if as_json:
         click.echo(json.dumps(lines, indent=2))
     else:
         _print_table([{**line, "why": _why(line)} for line in lines])
-    _complain([*lost, *lost_entries])
+    _complain(each for pair in found for each in pair)
 
 
 @ledger.command(epilog=_EXAMPLES)
@@ -99,27 +97,16 @@ def show(id: str, state: Path | None, env_file: str | None, as_json: bool) -> No
     """
     directory = _directory(state, env_file)
     with reading(directory) as db:
-        kinds: tuple[type[Row], ...] = (InputRow, ReceiptRow, OutboxRow)
-        read = [_read(db, kind) for kind in kinds]
-    rows = [row for found, _ in read for row in found if _concerns(row, id)]
-    inputs = [row for row in rows if isinstance(row, InputRow)]
-    tasks, runs = {row.id for row in inputs}, {row.run for row in inputs}
-    known = set(rows)
-    rows += [
-        row
-        for found, _ in read
-        for row in found
-        if row not in known
-        and (isinstance(row, OutboxRow) and row.input in tasks or isinstance(row, ReceiptRow) and row.run in runs)
-    ]
-    if not rows:
+        found = list(concerning(db, id))
+    if not found:
         raise click.ClickException(f"nothing in {directory / FILE} begins with {id}; `ledger ls` lists what there is")
+    rows = [row for row in found if not isinstance(row, LedgerCorrupt)]
     shown = [{"table": tables.NAMES[type(row)], **_shown(row)} for row in rows]
     if as_json:
         click.echo(json.dumps(shown, indent=2))
     else:
         click.echo("\n\n".join(_text(each) for each in shown))
-    _complain([error for _, lost in read for error in lost])
+    _complain(found)
 
 
 @ledger.command(epilog=_EXAMPLES)
@@ -163,22 +150,13 @@ def _directory(state: Path | None, env_file: str | None) -> Path:
     return state
 
 
-def _read(db: sqlite3.Connection, kind: type[Row]) -> tuple[list[Row], list[LedgerCorrupt]]:
-    """The rows that can be read, and what is wrong with the others."""
-    rows: list[Row] = []
-    lost: list[LedgerCorrupt] = []
-    for row in tables.rows_as_they_are(db, kind):
-        lost.append(row) if isinstance(row, LedgerCorrupt) else rows.append(row)
-    return rows, lost
-
-
 def _count(db: sqlite3.Connection, name: str) -> int:
     (count,) = db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()
     return int(count)
 
 
-def _complain(lost: Iterable[LedgerCorrupt]) -> None:
-    if problems := [printable(str(error)) for error in lost]:
+def _complain(found: Iterable[Found | None]) -> None:
+    if problems := [printable(str(each)) for each in found if isinstance(each, LedgerCorrupt)]:
         raise click.ClickException("\n".join(problems))
 
 
@@ -219,17 +197,6 @@ def _why(line: dict[str, Any]) -> str:
     return str(problem or line["reason"])
 
 
-def _is(line: dict[str, Any], only: str) -> bool:
-    match only:
-        case "open":
-            return bool(line["state"] == _UNDER_WAY)
-        case "ended":
-            return line["state"] not in (_UNDER_WAY, _WAITING)
-        case "refused":  # gone, whether or not an earlier report was taken
-            return line["state"] in ("refused", "unconfirmed")
-    return bool(line["state"] == only)
-
-
 def _print_table(lines: list[dict[str, Any]]) -> None:
     if not lines:
         click.echo("nothing is on record")
@@ -238,11 +205,6 @@ def _print_table(lines: list[dict[str, Any]]) -> None:
     widths = {name: max(len(name), *(len(text[name]) for text in texts)) for name in _COLUMNS}
     for text in [{name: name.upper() for name in _COLUMNS}, *texts]:
         click.echo("  ".join(text[name].ljust(widths[name]) for name in _COLUMNS).rstrip())
-
-
-def _concerns(row: Row, id: str) -> bool:
-    names = (getattr(row, name, None) for name in ("id", "task", "input", "run"))
-    return any(name is not None and name.startswith(id) for name in names)
 
 
 def _shown(row: Row) -> dict[str, Any]:

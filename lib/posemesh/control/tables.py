@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeAlias, TypeVar, cast
@@ -179,9 +179,11 @@ def rows(db: sqlite3.Connection, kind: type[R], clause: str = "", *values: Value
     return tuple(_row(kind, stored) for stored in db.execute(f"{_SELECT[kind]} {clause}", values))
 
 
-def rows_as_they_are(db: sqlite3.Connection, kind: type[Row]) -> Iterator[Row | LedgerCorrupt]:
-    """Every row of a kind, or what is wrong with it."""
-    for stored in db.execute(_SELECT[kind]):
+def rows_as_they_are(
+    db: sqlite3.Connection, kind: type[Row], clause: str = "", values: Mapping[str, Value] | None = None
+) -> Iterator[Row | LedgerCorrupt]:
+    """Every row of a kind, or those by an SQL clause with named ``values``; or what is wrong with it."""
+    for stored in db.execute(f"{_SELECT[kind]} {clause}", values or {}):
         try:
             yield _row(cast(type[InputRow], kind), stored)
         except LedgerCorrupt as error:

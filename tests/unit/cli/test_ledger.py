@@ -148,13 +148,14 @@ def test_a_row_that_was_changed_is_told_and_the_others_are_shown(run: Any, state
     db.commit()
     db.close()
     before = (state / FILE).read_bytes()
-    for args in (("ls",), ("ls", "--json"), ("show", "t1"), ("verify",), ("verify", "--json")):
+    for args in (("ls",), ("ls", "--json"), ("show", "t3"), ("verify",), ("verify", "--json")):
         code, out, err = run(*args, "--state", state)
         assert code == 1
         assert "inputs rt:node:1/i3" in out + err
-        if args[0] != "verify":
-            assert "t1" in out
-            assert "all is well" not in out
+        assert args[0] != "ls" or "t1" in out
+        assert args[0] != "show" or "503 from the service" in out
+        assert "all is well" not in out
+    assert run("show", "t1", "--state", state)[0] == 0, "it was not asked for"
     assert (state / FILE).read_bytes() == before
 
 
