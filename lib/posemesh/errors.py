@@ -183,6 +183,7 @@ class NoRunner(RunnerError):
 
     def __init__(self, capability: str, why: str = "none is registered for it") -> None:
         self.capability = capability
+        self.why = why
         super().__init__(f"no runner for {capability!r:.200}: {why}")
 
 

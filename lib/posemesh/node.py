@@ -20,7 +20,7 @@ from posemesh.control.ledger import SqliteStore
 from posemesh.errors import ConfigError, NodeStopped, PosemeshError
 from posemesh.hosting import Home, Host, OpenStore, home_of_its_own
 from posemesh.machines._kernel import Moved
-from posemesh.runners.api import Runner, RunnerTarget
+from posemesh.runners.api import Runner, RunnerTarget, SyncRunner
 from posemesh.runners.executors.declared import (
     Declared,
     Terms,
@@ -64,7 +64,7 @@ class Node:
         self,
         config: NodeConfig | None = None,
         *,
-        runners: Iterable[Runner] = (),
+        runners: Iterable[Runner | SyncRunner] = (),
         metrics: MetricsBackend | None = None,
         clock: Clock | None = None,
         host: Host | None = None,

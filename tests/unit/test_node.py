@@ -112,10 +112,30 @@ def test_names_are_unique_and_capabilities_need_not_be() -> None:
     node.runner(CAPABILITY)(nothing)
     with pytest.raises(ValueError, match="there is a runner named /examples/hello/v1 already"):
         node.runner(CAPABILITY)(nothing)
-    with pytest.raises(ValueError, match="for another one of the same capability give a name"):
+    with pytest.raises(ConfigError, match=r"runners\[1\]: .* for another one of the same capability give a name"):
         Node(runners=[Given(), Given()])._offered(config())
     node.runner(CAPABILITY, name="other", labels={"zone": "b"})(nothing)
     assert [declared.name for declared in node._offered(config())] == [CAPABILITY, "other"]
+
+
+def test_what_was_given_and_is_no_runner_is_named() -> None:
+    """It was a traceback, and called a fault of posemesh."""
+
+    class Attribute:
+        capability = CAPABILITY
+
+        async def run(self, task: Any) -> None: ...
+
+    class Blank(Given):
+        def capability(self) -> str:
+            return ""
+
+    wrong: list[Any] = [Attribute(), Given, nothing, Blank(), Given()]
+    with pytest.raises(ConfigError) as raised:
+        Node(runners=wrong)._offered(config())
+    assert [problem[:12] for problem in raised.value.problems] == [f"runners[{number}]: " for number in range(4)]
+    assert all("@node.runner" in problem for problem in raised.value.problems[:3])
+    assert "the class Given" in raised.value.problems[1]
 
 
 def test_all_kinds_of_runners_are_offered() -> None:

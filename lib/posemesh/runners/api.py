@@ -146,8 +146,8 @@ class ArtifactSink(Protocol):
         ...
 
     async def put_file(self, rel_path: str, path: str | PathLike[str]) -> str:
-        """The same with the file at ``path``, which must not change meanwhile. It is read as it is sent. Raises OSError
-        where it cannot be read.
+        """The same with the file at ``path``, which must not change meanwhile. It is read as it is sent. Raises
+        UploadFailed where it cannot be read, too.
         """
         ...
 

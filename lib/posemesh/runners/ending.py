@@ -7,7 +7,7 @@ import errno
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from posemesh.errors import InvalidCid, StorageError
@@ -15,8 +15,10 @@ from posemesh.outcomes import FailureCode
 from posemesh.telemetry import scrub
 from posemesh.types import JSON
 
-__all__ = ("Ending", "chain_of", "ending_of", "said")
+__all__ = ("FAULTS", "Ending", "chain_of", "ending_of", "said", "unasked")
 
+FAULTS: Final = (Exception, asyncio.CancelledError, SystemExit)
+"""What user code may raise where it is called by the node, which goes on all the same."""
 CHAIN_MAX = 8
 SAID_CHARS_MAX = 4000
 """A report that is too large is refused, and the reason lost with it."""
@@ -48,6 +50,14 @@ def ending_of(error: BaseException | None, output: Sequence[str] = (), *, ready:
         return Ending(code=FailureCode.CANCELLED, message="the runner was cancelled", details=details)
     code = _code(error) if ready else FailureCode.SETUP_FAILED
     return Ending(code=code, message=said(error), details=details)
+
+
+def unasked(ending: Ending) -> Ending:
+    """The ending of a task that nobody had told to stop: a cancellation is an error of its own then."""
+    if ending.code is not FailureCode.CANCELLED:
+        return ending
+    message = "CancelledError: the runner was cancelled from within; nobody had told it to stop"
+    return replace(ending, code=FailureCode.RUNNER_ERROR, message=message)
 
 
 def chain_of(error: BaseException) -> list[str]:

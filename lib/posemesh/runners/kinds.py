@@ -212,7 +212,7 @@ def _is_async(function: Any) -> bool:
     """Whether it, or what it is a wrapper of, is an ``async def``."""
     for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004
         innermost = inspect.unwrap(each) if callable(each) else None
-        if inspect.iscoroutinefunction(innermost) or inspect.isasyncgenfunction(innermost):
+        if any(inspect.iscoroutinefunction(end) or inspect.isasyncgenfunction(end) for end in (each, innermost)):
             return True
     return False
 

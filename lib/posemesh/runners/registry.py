@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from posemesh.errors import NodeStartError, NoRunner, RunnerError, RunnerInternal, RunnerIo, UnsupportedKind
 from posemesh.outcomes import OUTCOMES, FailureCode
-from posemesh.runners.ending import Ending, ending_of, said
+from posemesh.runners.ending import FAULTS, Ending, ending_of, said, unasked
 from posemesh.runners.job import Ended, Job, NamedRun, Run
 from posemesh.runners.metrics import MetricsBackend, MetricsHandle, RunnerType, TaskOutcome, noop_metrics
 from posemesh.runners.router import Registered, RunnerRouter, TaskRef
@@ -22,7 +22,8 @@ from posemesh.types import TaskSpec
 __all__ = ("Route", "RunnerRegistry")
 
 # What a runner may raise where it is called without being awaited: it ends the run, never the node.
-_FAULTS: Final = (Exception, asyncio.CancelledError, SystemExit)
+_UNWANTED: Final = ("timeout", "lost", "cancelled")
+"""What a task is told to stop for that makes its result worthless, if it comes to one all the same."""
 
 
 class Route(NamedTuple):
@@ -64,7 +65,7 @@ class RunnerRegistry:
         try:
             return Route(self._router.pick(spec).name, "")
         except RunnerError as error:
-            return Route("", str(error))
+            return Route("", error.why if isinstance(error, NoRunner) else str(error))
 
     def run_for_lease(self, job: Job, ended: Ended) -> NamedRun:
         """Build the task of ``job`` and start it. On the node's loop, as ``ended`` is: once, perhaps before this
@@ -84,7 +85,7 @@ class RunnerRegistry:
             run = _Run(job, ended, str(ref.run_id), picked.name, lane, ref.runner_type, self._clock())
             if hears_debug():
                 logger().debug(f"task {spec.id} is run {ref.run_id}")
-        except _FAULTS as error:
+        except FAULTS as error:
             self._metrics.runner_error(_type_of(picked), _kind_of(error))
             unroutable = picked is None or isinstance(error, NoRunner | UnsupportedKind)
             ended(_failed(FailureCode.NO_RUNNER if unroutable else FailureCode.SETUP_FAILED, error))
@@ -133,7 +134,7 @@ class RunnerRegistry:
         self._metrics.active_tasks(len(self._open))
         try:
             run.began(ref.start(run.job, lambda ending: self._end(run, ending)))
-        except _FAULTS as error:
+        except FAULTS as error:
             self._metrics.runner_error(run.runner_type, _kind_of(error))
             self._end(run, _failed(FailureCode.SETUP_FAILED, error))
 
@@ -144,6 +145,8 @@ class RunnerRegistry:
         run.over = True
         self._open.discard(run)
         self._metrics.active_tasks(len(self._open))
+        if not (run.job.cancelled or self._closed):
+            ending = unasked(ending)
         self._count(run, _outcome(run.job, ending))
         run.ended(ending)
 
@@ -207,9 +210,9 @@ async def _call(registered: Registered, name: str) -> None:
 
 
 def _outcome(job: Job, ending: Ending) -> TaskOutcome:
-    if ending.code is None:
+    if ending.code is None and job.stop_reason not in _UNWANTED:
         return TaskOutcome.SUCCESS
-    if job.stop_reason is None:
+    if ending.code is not None and job.stop_reason is None:
         return OUTCOMES[ending.code]
     return TaskOutcome.TIMEOUT if job.stop_reason == "timeout" else TaskOutcome.CANCELED
 

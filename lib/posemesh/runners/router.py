@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from posemesh.errors import DuplicateRunner, NoRunner, RunnerError
 from posemesh.runners.context import BuildContext
-from posemesh.runners.ending import said
+from posemesh.runners.ending import FAULTS, said
 from posemesh.runners.ids import RunId
 from posemesh.runners.job import Ended, Job, Run
 from posemesh.runners.metrics import RunnerType
@@ -218,8 +218,8 @@ class RunnerRouter:
         if entry.capability not in (None, spec.capability):
             return Considered(entry.name, Verdict.OTHER_CAPABILITY, f"it is for {entry.capability}")
         try:
-            supported = entry.runner.supports(spec)
-        except Exception as error:
+            supported = bool(entry.runner.supports(spec))
+        except FAULTS as error:
             self._warn_once((entry.name,), f"runner {entry.name}: supports() raised, which counts as no", error)
             return Considered(entry.name, Verdict.UNSUPPORTED, f"its supports() raised {said(error)}")
         if not supported:
@@ -241,7 +241,7 @@ class RunnerRouter:
                 "registered first wins, unless labels and a selector tell them apart",
             )
 
-    def _warn_once(self, about: tuple[str, ...], text: str, error: Exception | None = None) -> None:
+    def _warn_once(self, about: tuple[str, ...], text: str, error: BaseException | None = None) -> None:
         if about not in self._told:
             self._told.add(about)
             logger().opt(exception=error).warning(text)

@@ -26,6 +26,7 @@ class Operator(StrEnum):
     DOES_NOT_EXIST = "DoesNotExist"
 
 
+_FIELDS: Final = ("matchLabels", "matchExpressions")
 _WITH_VALUES: Final = (Operator.IN, Operator.NOT_IN)
 
 
@@ -75,8 +76,10 @@ def selector_of(spec: TaskSpec) -> Selector | None:
     meta, filters = spec.meta, spec.capability_filters
     if isinstance(meta, dict) and meta.get("runner_selector") is not None:
         return _parse(spec, meta["runner_selector"], "meta.runner_selector")
-    if isinstance(filters, dict) and any(filters.get(name) is not None for name in ("matchLabels", "matchExpressions")):
-        return _parse(spec, filters, "capability_filters")
+    if isinstance(filters, dict):
+        chosen = {name: filters[name] for name in _FIELDS if filters.get(name) is not None}
+        if chosen:
+            return _parse(spec, chosen, "capability_filters")
     return None
 
 
@@ -89,7 +92,7 @@ def parse_selector(value: JSON, where: str = "selector") -> Selector:
 
     Raises InvalidSpec, which names the place below ``where`` and what was expected there.
     """
-    fields = _object(value, where, {"matchLabels", "matchExpressions"})
+    fields = _object(value, where, {*_FIELDS})
     pairs = _object(_or(fields, "matchLabels", {}), f"{where}.matchLabels")
     expressions = _list(_or(fields, "matchExpressions", []), f"{where}.matchExpressions")
     return Selector(

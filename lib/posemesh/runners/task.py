@@ -6,7 +6,7 @@ import json
 import reprlib
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -113,7 +113,7 @@ class _Artifacts:
         return await self.put_domain_artifact(rel_path, data)
 
     async def put_file(self, rel_path: str, path: str | PathLike[str]) -> str:
-        return await self.put_domain_artifact(rel_path, Path(fspath(path)))
+        return await self.put_domain_artifact(rel_path, Path(path))
 
     async def put_domain_artifact(
         self,
@@ -124,10 +124,9 @@ class _Artifacts:
         data_type: str | None = None,
         data_id: str | None = None,
     ) -> str:
-        taken = Path(fspath(content)) if isinstance(content, PathLike) else _bytes(content)
         message = PutArtifact(
             rel_path=_text("an artifact's path", rel_path),
-            content=taken,
+            content=_content(content),
             name=name,
             data_type=data_type,
             data_id=data_id,
@@ -179,6 +178,11 @@ def _text(what: str, value: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected {what} as text, got {type(value).__name__}")
     return value
+
+
+def _content(content: bytes | PathLike[str]) -> bytes | Path:
+    # Absolute, as user code in a process of its own may have another working directory than its node.
+    return Path(content).absolute() if isinstance(content, PathLike) else _bytes(content)
 
 
 def _bytes(data: object) -> bytes:

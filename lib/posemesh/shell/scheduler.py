@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from math import inf
 
 from posemesh.commands import Command
@@ -36,6 +37,8 @@ class Scheduler:
         self._observe = observe
         self._ended = ended
         self._loop = asyncio.get_running_loop()
+        # Not that of who posts: what a step does concerns other tasks too, and a log line would name the poster's.
+        self._context = copy_context()
         self._inbox: deque[Event] = deque()
         self._busy = False
         self._closed = False
@@ -46,7 +49,7 @@ class Scheduler:
         """Take an event in; on the loop of this scheduler only. What a command posts meanwhile waits its turn."""
         self._inbox.append(event)
         if not self._busy:
-            self._drain()
+            self._context.run(self._drain)
 
     def close(self) -> None:
         """Stop the timer; later events are dropped."""
@@ -103,4 +106,5 @@ class Scheduler:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - self._clock.monotonic()), self._elapse)
+        delay = max(0.0, deadline - self._clock.monotonic())
+        self._timer = self._loop.call_later(delay, self._elapse, context=self._context)

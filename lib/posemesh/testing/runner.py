@@ -17,7 +17,7 @@ from posemesh.outcomes import FailureCode
 from posemesh.policy import STOP_GRACE_SECS
 from posemesh.runners.api import RunnerTarget
 from posemesh.runners.blocking import BlockingTask
-from posemesh.runners.ending import ending_of, said
+from posemesh.runners.ending import ending_of, said, unasked
 from posemesh.runners.kinds import AsyncRunner, BlockingRunner, UserRunner, user_runner
 from posemesh.runners.port import GetToken, LogEvent, Progress, Question
 from posemesh.runners.task import PortTask
@@ -101,7 +101,7 @@ def run_runner(
 def _outcome(error: BaseException | None, *, in_setup: bool) -> RunOutcome:
     if error is None:
         return RunOutcome(ok=True)
-    ending = ending_of(error)
+    ending = unasked(ending_of(error))  # where it was told to stop, its own words do not count
     code, message = (FailureCode.SETUP_FAILED, said(error)) if in_setup else (ending.code, ending.message)
     assert code is not None
     return RunOutcome(ok=False, code=code, message=message, details={**ending.details, "code": code.value}, error=error)

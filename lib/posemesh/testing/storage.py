@@ -119,7 +119,7 @@ class MemoryStorage:
             raise InvalidCid("expected an input id, got blank text")
         if cid not in self._inputs:
             known = ", ".join(self._inputs) or "none"
-            raise StorageError(f"input {cid}: the domain server has no such item; this test gives {known}", 404)
+            raise BadInput(f"input {cid}: the domain server has no such item; this test gives {known}", 404)
         found = self._inputs[cid]
         return found.read_bytes() if isinstance(found, Path) else bytes(found)
 
@@ -161,6 +161,12 @@ class MemoryStorage:
     ) -> str:
         named = self._named(path, name, data_type)
         data = _read(content, named.logical_path) if isinstance(content, Path) else content
+        twin = next((each for each in self._stored.values() if (each.name, each.data_type) == named[1:]), None)
+        if name is None and twin is not None and twin.logical_path != named.logical_path:
+            raise UploadFailed(
+                f"output {named.logical_path!r}: on the domain server its name, {named.name}, is that of "
+                f"{twin.logical_path!r} too; choose another path, or a name of its own with put_domain_artifact"
+            )
         known = self._stored.get(named.logical_path)
         if data_id is None and known is not None and (known.name, known.data_type) == named[1:]:
             data_id = known.id

@@ -84,6 +84,16 @@ def asynchronously(ran: Ran) -> dict[str, Any]:
 
         return outer
 
+    def offloaded(inner: Any) -> Any:
+        @functools.wraps(inner)
+        async def outer(task: Any) -> None:
+            await asyncio.to_thread(inner, task)
+
+        return outer
+
+    def plain(task: Any) -> None:
+        ran.calls.append(task.lease.task.capability)
+
     class Class:
         def __init__(self) -> None:
             ran.made += 1
@@ -105,6 +115,7 @@ def asynchronously(ran: Ran) -> dict[str, Any]:
         "generator": generator,
         "wrapped function": wrapped(function),
         "wrapped generator": wrapped(generator),
+        "wrapper of a plain one": offloaded(plain),
         "partial": functools.partial(function),
         "class": Class,
         "object": Class(),

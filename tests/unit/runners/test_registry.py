@@ -10,7 +10,7 @@ import pytest
 
 from posemesh.errors import InvalidSpec, NodeStartError, RunnerInternal, UnsupportedKind
 from posemesh.outcomes import OUTCOMES, FailureCode
-from posemesh.runners.ending import Ending
+from posemesh.runners.ending import Ending, ending_of
 from posemesh.runners.metrics import RunnerType
 from posemesh.runners.registry import Route, RunnerRegistry
 from posemesh.runners.router import RunnerRouter
@@ -61,7 +61,7 @@ def test_a_route_names_the_runner_or_the_problem() -> None:
     runner = Stub("a")
     registry = Rig(runner).registry
     assert registry.route(spec()) == Route(runner="a", problem="")
-    assert registry.route(spec("/y/v1")) == Route(runner="", problem="no runner for '/y/v1': none is registered for it")
+    assert registry.route(spec("/y/v1")) == Route(runner="", problem="none is registered for it")
     bad = registry.route(spec(meta={"runner_selector": 5}))
     assert bad.runner == "" and "meta.runner_selector: expected an object" in bad.problem
     assert runner.contexts == []
@@ -85,21 +85,41 @@ def test_a_run_that_returns() -> None:
     assert rig.counted.errors == []
 
 
+def test_a_cancellation_that_nobody_asked_for_is_told_as_the_error_it_is() -> None:
+    """An operator looked for a cancel that never was."""
+    runner = Stub("a")
+    rig = Rig(runner)
+    rig.run()
+    runner.runs[0].end(ending_of(asyncio.CancelledError()))
+    [told] = rig.endings
+    assert told.code is FailureCode.RUNNER_ERROR and "nobody had told it to stop" in told.message
+    job = FakeJob()
+    rig.run(job)
+    job.cancelled, job.stop_reason = True, "shutdown"
+    runner.runs[1].end(ending_of(asyncio.CancelledError()))
+    assert rig.endings[1].code is FailureCode.CANCELLED
+
+
 @pytest.mark.parametrize("reason", [None, "shutdown", "expired", "lost", "cancelled", "timeout"])
 @pytest.mark.parametrize("code", [None, *FailureCode])
 def test_every_end_is_counted_once_under_one_outcome(code: FailureCode | None, reason: str | None) -> None:
-    """Returning in time is a success whatever was asked; else why it was told to stop says more than how it ended."""
+    """As it is reported: what returns is a success, but for a task that was late or taken away; else why it was
+    told to stop says more than how it ended, and a cancellation that nobody asked for is an error.
+    """
     runner = Stub("a")
     rig = Rig(runner)
     job = FakeJob()
     rig.run(job)
-    job.stop_reason = reason
+    job.stop_reason, job.cancelled = reason, reason is not None
     runner.runs[0].end(Ending(code=code))
-    if code is None:
+    if code is None and reason in (None, "shutdown", "expired"):
         expected = "success"
+    elif code is FailureCode.CANCELLED and reason is None:
+        expected = "failure"
     elif reason is not None:
         expected = "timeout" if reason == "timeout" else "canceled"
     else:
+        assert code is not None
         expected = OUTCOMES[code].value
     assert rig.counted.outcomes == [expected]
     assert rig.balanced

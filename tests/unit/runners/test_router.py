@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -108,6 +109,32 @@ def test_a_supports_that_raises_counts_as_no_and_is_logged_once() -> None:
             assert "broken: skipped: its supports() raised ValueError: what?" in str(router.explain(spec()))
     assert len(lines) == 1
     assert "runner broken: supports() raised" in lines[0] and "what?" in lines[0]
+
+
+class Vague:
+    """What numpy gives for a comparison of arrays."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+@pytest.mark.parametrize("answer", [Vague(), asyncio.CancelledError(), SystemExit(3)])
+def test_whatever_supports_does_counts_as_no(answer: Any) -> None:
+    """A lease was lost without a word, and with sys.exit() the node and what it had finished."""
+
+    class Broken(Stub):
+        def supports(self, spec: Any) -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    good = Stub("good")
+    for router in (routed(Broken("broken"), good), routed(good, Broken("broken"))):
+        with logged() as lines:
+            assert router.pick(spec()).runner is good
+            router.build(spec())
+            assert "broken: skipped: its supports() raised" in str(router.explain(spec()))
+        assert len(lines) == 1
 
 
 def test_a_selector_that_is_none_is_an_error_whatever_runners_there_are() -> None:

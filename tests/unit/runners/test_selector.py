@@ -142,10 +142,16 @@ def test_other_filters_and_metas_say_nothing_about_runners(nothing: Any) -> None
     [
         (spec(meta={"runner_selector": "gpu"}), "a task of '/x/v1': meta.runner_selector: expected an object"),
         (spec(filters={"matchLabels": 5}), "a task of '/x/v1': capability_filters.matchLabels: expected an object"),
-        (spec(filters={**SELECTOR, "gpu": 1}), "capability_filters: expected no fields but"),
+        (spec(meta={"runner_selector": {**SELECTOR, "gpu": 1}}), "runner_selector: expected no fields but"),
     ],
 )
 def test_a_selector_that_is_none_names_the_task_and_the_place(task: Any, said: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
         selector_of(task)
     assert said in str(caught.value)
+
+
+def test_what_else_capability_filters_ask_is_the_service_s_business() -> None:
+    """A task with a selector and another filter was refused, and one with that filter alone was not."""
+    assert selector_of(spec(filters={**SELECTOR, "min_memory": 5})) == selector_of(spec(filters=SELECTOR))
+    assert selector_of(spec(filters={"matchLabels": None, "min_memory": 5})) is None

@@ -162,3 +162,8 @@ def mistakes() -> None:
     runner(Still)  # type: ignore[type-var]
     runner(Empty)  # type: ignore[type-var]
     RUNNERS.append(Class())  # type: ignore[arg-type]
+
+
+def a_node() -> posemesh.Node:
+    """Objects of either kind are given as they are."""
+    return posemesh.Node(runners=[HelloRunner(), SYNC_RUNNER])

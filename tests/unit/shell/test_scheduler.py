@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from random import Random
 from typing import Any
 
@@ -103,6 +104,24 @@ def test_what_a_command_posts_at_once_waits_its_turn() -> None:
         rig.on_command = answer
         rig.scheduler.post(NodeStarted())
         assert rig.kinds == ["Register", "SignIn", "Ask"]
+
+    virtually(test)
+
+
+def test_a_step_does_not_run_in_the_context_of_whoever_posts() -> None:
+    """A log line of one task named another one, whose message had set the timer."""
+
+    async def test() -> None:
+        about = ContextVar("about", default="the node")
+        rig = Rig()
+        seen: list[str] = []
+        rig.on_command = lambda command: seen.append(about.get())
+        about.set("a task")
+        rig.scheduler.post(NodeStarted())
+        rig.scheduler.post(BUSY)
+        await asyncio.sleep(600)
+        assert rig.kinds[:2] == ["Register", "Register"], "the second by a timer"
+        assert set(seen) == {"the node"}
 
     virtually(test)
 

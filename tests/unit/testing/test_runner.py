@@ -244,6 +244,14 @@ def test_what_returns_after_its_timeout_was_too_late(asynchronous: bool) -> None
     assert run_runner(target, timeout=0.05).outcome.code == FailureCode.TIMEOUT
 
 
+def test_a_cancellation_of_its_own_is_an_error() -> None:
+    async def cancels_itself(task: TaskContext) -> None:
+        raise asyncio.CancelledError
+
+    outcome = run_runner(cancels_itself).outcome
+    assert outcome.code is FailureCode.RUNNER_ERROR and "nobody had told it to stop" in outcome.message
+
+
 def test_code_that_does_not_heed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STOP_GRACE_SECS", 0.05)
     release, ended = threading.Event(), threading.Event()

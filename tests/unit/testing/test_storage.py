@@ -118,3 +118,16 @@ def test_the_workspace_is_made_when_it_is_asked_for_and_goes(storage: MemoryStor
     storage.remove()
     storage.remove()
     assert not path.exists()
+
+
+def test_an_input_that_is_not_there_is_a_bad_one_as_on_a_node(storage: MemoryStorage) -> None:
+    with pytest.raises(BadInput, match="no such item; this test gives a, file, archive"):
+        storage.respond(GetBytes(cid="b"))
+
+
+def test_two_paths_with_one_name_are_refused_as_on_a_node(storage: MemoryStorage) -> None:
+    storage.respond(PutArtifact(rel_path="a/b.txt", content=b"first"))
+    storage.respond(PutArtifact(rel_path="a/b.txt", content=b"again"))
+    with pytest.raises(UploadFailed, match="is that of 'out/a/b.txt' too; choose another path"):
+        storage.respond(PutArtifact(rel_path="a_b.txt", content=b"second"))
+    assert storage.contents == {"out/a/b.txt": b"again"}

@@ -10,7 +10,7 @@ from typing import Any, Self
 from posemesh.capacity import Offer
 from posemesh.config import NodeConfig
 from posemesh.errors import ConfigError
-from posemesh.runners.api import Runner
+from posemesh.runners.api import Runner, SyncRunner
 from posemesh.runners.executors.inline import InlineRunner
 from posemesh.runners.executors.thread import ThreadRunner
 from posemesh.runners.kinds import AsyncRunner, BlockingRunner, user_runner
@@ -181,21 +181,40 @@ def declare_routed(capability: str, routed: RoutedRunner, terms: Terms) -> Decla
     return Declared(name=routed.name, capability=capability, terms=terms, make=lambda offload: routed)
 
 
-def offered(declared: Mapping[str, Declared], given: Iterable[Runner], config: NodeConfig) -> list[Declared]:
+def offered(
+    declared: Mapping[str, Declared], given: Iterable[Runner | SyncRunner], config: NodeConfig
+) -> list[Declared]:
     """A node's runners in the order of their routing: declared, given, and the no-op where it is enabled.
 
-    Raises ValueError for a name that is given twice, ConfigError where there are none.
+    Raises ConfigError where there are none, and for each that was given and is no runner or has the name of another.
     """
-    found = dict(declared)
-    for runner in given:
-        made = declare_runner(runner.capability(), runner, Terms())
-        check_name(made, found)
-        found[made.name] = made
+    found, problems = dict(declared), []
+    for number, runner in enumerate(given):
+        try:
+            made = _given(runner)
+            check_name(made, found)
+        except (TypeError, ValueError) as error:
+            problems.append(f"runners[{number}]: {error}")
+        else:
+            found[made.name] = made
+    if problems:
+        raise ConfigError(problems)
     if config.enable_noop and all(runner.capability != NOOP for runner in found.values()):
         found[NOOP] = declare_runner(NOOP, noop(config.noop_sleep_secs), Terms())
     if not found:
         raise ConfigError(['no runner: decorate one with @node.runner("/your/capability/v1"), or set ENABLE_NOOP=true'])
     return list(found.values())
+
+
+def _given(runner: Any) -> Declared:
+    capability = getattr(runner, "capability", None)
+    if isinstance(runner, type) or not callable(capability):
+        got = f"the class {runner.__name__}" if isinstance(runner, type) else f"{runner!r:.80}"
+        raise TypeError(
+            f"expected an object with methods `capability()` and `run(task)`, got {got}; functions and classes are "
+            'declared with @node.runner("/your/capability/v1")'
+        )
+    return declare_runner(capability(), runner, Terms())
 
 
 def check_name(declared: Declared, taken: Mapping[str, Declared]) -> None:

@@ -148,7 +148,10 @@ def failed(run: int, error: BaseException, *, in_setup: bool) -> Done:
     code, message = ending.code, ending.message
     if isinstance(error, SystemExit):
         number = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        message = f"the runner's process ended with exit code {number} before it answered"
+        last = "" if isinstance(error.code, int | None) else f": {said(error).removeprefix('SystemExit: ')}"
+        before = "was set up" if in_setup else "answered"
+        code = FailureCode.SETUP_FAILED if in_setup else code
+        message = f"the runner's process ended with exit code {number} before it {before}{last}"
     elif in_setup and not isinstance(error, asyncio.CancelledError):
         code, message = FailureCode.SETUP_FAILED, said(error)
     leaving = in_setup or isinstance(error, MemoryError) or not isinstance(error, Exception)

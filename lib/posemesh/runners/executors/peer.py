@@ -76,6 +76,7 @@ class Peer:
         self._run = 0
         self._ended: Callable[[Ending], None] | None = None
         self._is_ending = True
+        self._is_set_up = False
         self._tidying: asyncio.Task[None] | None = None
         self._asks: set[asyncio.Task[None]] = set()
         self._told = False
@@ -210,7 +211,9 @@ class Peer:
             code, message = FailureCode.KILLED, f"the runner's process was killed by {name}"
             details = {"signal": name}
         elif exit.code is not None:
-            message = f"the runner's process ended with exit code {exit.code} before it answered"
+            before = "answered" if self._is_set_up else "was set up"
+            message = f"the runner's process ended with exit code {exit.code} before it {before}"
+            code = FailureCode.RUNNER_ERROR if self._is_set_up else FailureCode.SETUP_FAILED
             details = {"exit_code": exit.code}
         if self._broken:
             message = f"the runner's process {self._broken}"
@@ -268,6 +271,7 @@ class Peer:
                     raise ValueError("the end of a task that it did not have")
                 self._end(frame)
             case Ask() | Put() | WhereWorkspace() | SetUp():
+                self._is_set_up = self._is_set_up or isinstance(frame, SetUp)
                 question = question_of(frame) if isinstance(frame, Ask | Put) else frame
                 self._asks.add(ask := self._loop.create_task(self._answer(frame.number, frame.run, question)))
                 ask.add_done_callback(partial(self._answered, frame.number))

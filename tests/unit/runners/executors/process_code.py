@@ -292,6 +292,29 @@ class BadSetup:
         raise AssertionError
 
 
+class LeavingSetup:
+    """Ends its interpreter before it is ready."""
+
+    def setup(self) -> None:
+        match os.environ["HOW"]:
+            case "exit":
+                sys.exit("no model here")
+            case "os_exit":
+                os._exit(7)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self, task: SyncTaskContext) -> None:
+        raise AssertionError
+
+
+def moves(task: SyncTaskContext) -> None:
+    os.chdir(task.workspace)
+    Path("result.txt").write_text("from the runner")
+    task.output.put_file("result", "result.txt")
+    task.output.put_domain_artifact("again", Path("result.txt"))
+
+
 class BadInit:
     def __init__(self) -> None:
         raise OSError("no such device")

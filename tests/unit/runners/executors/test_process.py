@@ -498,6 +498,41 @@ def test_a_setup_that_fails_fails_the_task(bench: Bench) -> None:
     finished(test)
 
 
+@pytest.mark.parametrize(
+    ("how", "failure", "message"),
+    [
+        ("exit", FailureCode.SETUP_FAILED, "ended with exit code 1 before it was set up: no model here"),
+        ("os_exit", FailureCode.SETUP_FAILED, "ended with exit code 7 before it was set up"),
+        ("kill", FailureCode.KILLED, "was killed by SIGKILL"),
+    ],
+)
+def test_a_setup_that_ends_the_child_is_told_as_such(
+    bench: Bench, how: str, failure: FailureCode, message: str
+) -> None:
+    async def test() -> None:
+        async with bench.runner(code.LeavingSetup, env={"HOW": how}) as runner:
+            ending, _ = await bench.ending(runner)
+            assert (ending.code, ending.message) == (failure, f"the runner's process {message}")
+
+    finished(test)
+
+
+def test_a_file_is_the_runner_s_wherever_it_has_gone(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's file of that name was uploaded in its place."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "result.txt").write_text("of the node")
+
+    async def test() -> None:
+        async with bench.runner(code.moves) as runner:
+            ending, job = await bench.ending(runner)
+            assert ending.code is None, ending
+            assert job.put == {"result": b"from the runner", "again": b"from the runner"}
+
+    finished(test)
+
+
 @pytest.mark.parametrize("target", [code.BadInit, code.AsyncBadInit])
 def test_a_class_that_declares_no_check_is_not_made_for_one(bench: Bench, target: Any) -> None:
     """Its ``__init__`` fails its tasks, and not the start of the node."""
