@@ -46,7 +46,8 @@ def recovered(
         yield OutcomeRecovered(lease=key, outcome=owed.outcome)
     for place, left in enumerate(ledger.interrupted):
         result = finished.get(str(left.envelope.task.id))
-        if result is not None and result.since > left.since:  # an earlier lease of it was still at work, and got there
+        # An earlier lease of it was still at work, and got there. By the order on record: the clock may have been set.
+        if result is not None and result.position >= left.position:
             ledger.drop(left.id, "the result of an earlier lease is there")
             continue
         key = next(given)

@@ -130,12 +130,13 @@ def test_a_task_under_which_the_node_ends_again_and_again_is_given_up() -> None:
     assert (event.code, "3 times" in event.problem) == ("killed", True)
 
 
-def test_a_lease_whose_task_an_earlier_one_finished_meanwhile_is_dropped() -> None:
+@pytest.mark.parametrize("tick", [1, -3600])
+def test_a_lease_whose_task_an_earlier_one_finished_meanwhile_is_dropped(tick: int) -> None:
     """The result is offered under whichever lease there is. A second run, or its failure, would compete with it."""
     rows: dict[object, Any] = {}
 
     async def main() -> None:
-        now = itertools.count(NOW)
+        now = itertools.count(NOW, tick)
         names = itertools.count()
         ledger = await NodeLedger.open(
             MemoryStore(rows), "rt:node:1", wall=lambda: next(now), ids=lambda: f"n{next(names)}"
@@ -156,6 +157,31 @@ def test_a_lease_whose_task_an_earlier_one_finished_meanwhile_is_dropped() -> No
 
     assert asyncio.run(start()) == ([OutcomeRecovered(lease=1, outcome=outcome(1))], 1)
     assert asyncio.run(start()) == ([OutcomeRecovered(lease=1, outcome=outcome(1))], 0)
+
+
+@pytest.mark.parametrize("tick", [1, -3600])
+def test_a_lease_that_came_after_the_result_goes_on_whatever_the_clock_says(tick: int) -> None:
+    """Its run is there as the result's artifacts are gone. With the clock moved back it was dropped, and the result
+    accepted.
+    """
+    rows: dict[object, Any] = {}
+
+    async def main() -> None:
+        now, names = itertools.count(NOW, tick), itertools.count()
+        ledger = await NodeLedger.open(
+            MemoryStore(rows), "rt:node:1", wall=lambda: next(now), ids=lambda: f"n{next(names)}"
+        )
+        await ledger.commit_accepted(1, lease(1))
+        await ledger.commit_outcome(1, outcome(1))
+        await ledger.commit_accepted(2, lease(1))
+        await ledger.close()
+        again = await opened(rows)
+        route = {"route": lambda spec: TO_A, "runners": {}, "slots": 4, "wall": NOW}
+        kinds = [type(event) for event in recovered(again, range(1, 3), **route)]
+        assert kinds == [OutcomeRecovered, LeaseRecovered]
+        await again.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("later", ["under way", "failed", "completed"])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
 
 from posemesh.control import tables
+from posemesh.control.soundness import FILE, LEFT, check_header, check_log, check_pages, expect_content, has_log
 from posemesh.control.store import (
     Commit,
     LedgerBusy,
@@ -27,7 +28,6 @@ from posemesh.control.store import (
     LedgerCorrupt,
     LedgerFailed,
     LedgerFull,
-    LedgerTooNew,
     LedgerUnfit,
     StoreError,
 )
@@ -40,19 +40,17 @@ Connect: TypeAlias = Callable[..., sqlite3.Connection]
 Results: TypeAlias = list[Exception | None]
 """What refused each commit of a group, or None."""
 
-FILE: Final = "ledger.db"
 LOCK: Final = "ledger.lock"
 _BUSY_SECS: Final = 5.0
-_LEFT: Final = "it was left as it is: bring back a copy, or move it away to begin anew"
 _ERRORS: Final[dict[int, tuple[type[StoreError], str]]] = {
     sqlite3.SQLITE_PERM: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
     sqlite3.SQLITE_BUSY: (LedgerBusy, "another program holds it; end that one"),
     sqlite3.SQLITE_LOCKED: (LedgerBusy, "another program holds it; end that one"),
     sqlite3.SQLITE_READONLY: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
-    sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, _LEFT),
+    sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, LEFT),
     sqlite3.SQLITE_FULL: (LedgerFull, "make room, or move STATE_DIR to a larger disk"),
     sqlite3.SQLITE_CANTOPEN: (LedgerUnfit, "STATE_DIR needs a directory that this user may write to"),
-    sqlite3.SQLITE_NOTADB: (LedgerCorrupt, _LEFT),
+    sqlite3.SQLITE_NOTADB: (LedgerCorrupt, LEFT),
 }
 
 
@@ -63,10 +61,12 @@ def _typed(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if str(error).startswith("no such "):  # a table of ours, or a column
+            code = sqlite3.SQLITE_CORRUPT
         kind, remedy = _ERRORS.get(code, (LedgerFailed, "look at the disk it is on"))
         raise kind(f"{path}: {error}; {remedy}") from error
     except UnicodeDecodeError as error:  # of a table's name, or of what SQLite says of the damage
-        raise LedgerCorrupt(f"{path}: {error}; {_LEFT}") from error
+        raise LedgerCorrupt(f"{path}: {error}; {LEFT}") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "make room, or move STATE_DIR to a larger disk" if full else "STATE_DIR needs a directory of this user"
@@ -76,7 +76,13 @@ def _typed(path: Path) -> Iterator[None]:
 def _connect(connect: Connect, path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     # Many threads take turns with it, one at a time.
-    return connect(uri, uri=True, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
+    db = connect(uri, uri=True, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
+    db.text_factory = _text  # so that text which is none is found in its row
+    return db
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 @contextmanager
@@ -84,10 +90,11 @@ def reading(directory: Path, connect: Connect = sqlite3.connect) -> Iterator[sql
     """The ledger of ``directory`` to read, as of one moment, beside a writer or without. Raises StoreError."""
     path = directory / FILE
     with _typed(path):
-        _expect_content(path)
+        expect_content(path)
         db = _reader(connect, path)
         try:
-            _check_header(db, path)
+            check_header(db, path)
+            check_log(path)
             db.execute("BEGIN")
             yield db
         finally:
@@ -101,7 +108,7 @@ def _reader(connect: Connect, path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         db.close()
         unwritable = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-        if not unwritable or _has_log(path):
+        if not unwritable or has_log(path):
             raise
         # Nobody has it open, all is in the file, and nothing can be put beside it: a medium that cannot be written to.
         return _connect(connect, path, "immutable=1")
@@ -109,40 +116,6 @@ def _reader(connect: Connect, path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _expect_content(path: Path) -> None:
-    """Raise where the file is missing or empty. SQLite would take both for a new ledger, and the log beside it for
-    rubbish.
-    """
-    if path.exists() and path.stat().st_size:
-        return
-    if path.is_symlink() and not path.exists():
-        raise LedgerUnfit(
-            f"{path} leads to {os.readlink(path)}, which is not there; bring that back, or remove the link"
-        )
-    if path.exists() or _has_log(path):
-        state = "is empty" if path.exists() else "is missing, and its log is not"
-        raise LedgerCorrupt(f"{path} {state}; {_LEFT}")
-    raise LedgerUnfit(f"{path}: there is no ledger; expected the directory of a node that has run (STATE_DIR)")
-
-
-def _has_log(path: Path) -> bool:
-    """Whether there is more on record than the file itself holds. A reader may leave an empty log."""
-    log = path.with_name(f"{FILE}-wal")
-    return log.exists() and log.stat().st_size > 0
-
-
-def _check_header(db: sqlite3.Connection, path: Path) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != tables.APPLICATION or version < 1:
-        raise LedgerCorrupt(f"{path}: expected a ledger, found another database; it was left as it is")
-    if version > tables.VERSION:
-        raise LedgerTooNew(
-            f"{path} has the version {version} of a later posemesh, this one reads up to {tables.VERSION}; use that "
-            "one. It was left as it is"
-        )
 
 
 class Database:
@@ -173,14 +146,15 @@ class Database:
         try:
             path = directory / FILE
             with _typed(path):
-                if not os.path.lexists(path) and not _has_log(path):
+                if not os.path.lexists(path) and not has_log(path):
                     _create(path, connect)
-                _expect_content(path)
+                expect_content(path)
                 _keep_private(path)
                 # Looked over by a connection that cannot write, so that a damaged file stays as it is.
                 opened.append(_connect(connect, path, "mode=ro"))
-                _check_header(opened[0], path)
-                _check_pages(opened[0], path)
+                check_header(opened[0], path)
+                check_log(path)
+                check_pages(opened[0], path)
                 opened.append(_connect(connect, path, "mode=rw"))
                 opened[1].execute("PRAGMA synchronous = FULL")
                 opened[1].execute("PRAGMA cache_spill = OFF")
@@ -390,10 +364,3 @@ def _keep_private(path: Path) -> None:
         with suppress(FileNotFoundError):
             if stat.S_IMODE(each.stat().st_mode) != 0o600:
                 each.chmod(0o600)
-
-
-def _check_pages(db: sqlite3.Connection, path: Path) -> None:
-    # The quick check would not compare the indexes with the tables, and a row that no index finds is as good as absent.
-    problems = [str(line) for (line,) in db.execute("PRAGMA integrity_check(3)") if line != "ok"]
-    if problems:
-        raise LedgerCorrupt(f"{path}: damaged ({'; '.join(problems)}); {_LEFT}")

@@ -54,10 +54,18 @@ class _Call:
             self.future.set_result(self.result)
 
 
-def _told(error: StoreFailure) -> RuntimeDriverError:
-    """What a caller is told of the store's failure."""
-    corrupt = isinstance(error, LedgerCorrupt | LedgerTooNew)
-    made = DriverRecoveryCorruption(str(error)) if corrupt else DriverInternal(str(error))
+def _told(error: Exception) -> RuntimeDriverError:
+    """What a caller is told of the failure of a commit."""
+    made: RuntimeDriverError
+    match error:
+        case LedgerCorrupt() | LedgerTooNew():
+            made = DriverRecoveryCorruption(str(error))
+        case StoreFailure():
+            made = DriverInternal(str(error))
+        case WireError():
+            made = DriverValidationFailed(str(error))
+        case _:
+            made = DriverInternal(f"{type(error).__name__}: {error}")
     made.__cause__ = error
     return made
 
@@ -168,10 +176,9 @@ class Desk:
         except LedgerFailed as error:
             for call in done:
                 call.fail(_told(error))
-        except (StoreFailure, WireError) as error:
+        except Exception as error:
             if len(done) == 1:
-                told = _told(error) if isinstance(error, StoreFailure) else DriverValidationFailed(str(error))
-                done[0].fail(told)
+                done[0].fail(_told(error))
                 return
             for call in done:
                 await self._settle_doubt()

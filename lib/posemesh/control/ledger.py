@@ -216,7 +216,7 @@ class SqliteStore:
         return await self._read(lambda db: tables.rows(db, OutboxRow, clause, runtime))
 
     async def close(self) -> None:
-        if self._closing is None or self._closing.cancelled():
+        if self._closing is None or (self._closing.done() and _failed(self._closing)):
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
@@ -244,6 +244,10 @@ class SqliteStore:
     def _expect_open(self) -> None:
         if self._closing is not None:
             raise LedgerClosed(f"{self._database.path}: the ledger was closed")
+
+
+def _failed(closing: asyncio.Task[None]) -> bool:
+    return closing.cancelled() or closing.exception() is not None
 
 
 def _close_unused(opening: asyncio.Future[Database]) -> None:

@@ -28,7 +28,7 @@ from posemesh.control.node_rows import (
     taken_again,
     together,
 )
-from posemesh.control.records import InputKind, InputPhase
+from posemesh.control.records import InputKind, InputPhase, RuntimeRecord, RuntimeState, encode
 from posemesh.control.store import (
     Commit,
     Conflict,
@@ -51,6 +51,7 @@ from posemesh.types import LeaseEnvelope, Outcome
 __all__ = ("Interrupted", "NodeLedger", "Owed")
 
 _CROSSED_MAX: Final = 5
+_IDLE: Final = encode(RuntimeRecord(state=RuntimeState.IDLE)).decode()
 _OWN: Final = (StaleRows, Conflict, LedgerBusy, LedgerClosed, LedgerFailed)
 """What a commit is refused with, or cannot be told of, on its own account, whatever is noted along with it."""
 NOTE_SECS: Final = 0.2
@@ -104,7 +105,8 @@ class NodeLedger:
         self._open = {row.id: row for row in snapshot.inputs}
         self._holders = {row.key: row for row in snapshot.inputs if row.key is not None}
         self._outbox = {row.id: row for row in snapshot.outbox}
-        self._outcomes = {row.id: entry_of(row).outcome for row in snapshot.outbox}
+        entries = {row.id: entry_of(row) for row in snapshot.outbox}
+        self._outcomes = {id: entry.outcome for id, entry in entries.items()}
         self._entries: dict[LeaseId, str] = {}
         self._pending: dict[LeaseId, _Pending] = {}
         self._due: list[_Pending] = []
@@ -114,7 +116,10 @@ class NodeLedger:
         self._unsure = 0
         #: What the node before this one left behind, as it was found when this one was opened, the oldest first.
         self.interrupted = tuple(interrupted_of(row, vault) for row in snapshot.inputs)
-        self.owed = tuple(map(self._owed, self._outbox))
+        self.owed = tuple(
+            Owed(id=row.id, outcome=entry.outcome, fence=row.fence, position=entry.position)
+            for row, entry in zip(snapshot.outbox, entries.values(), strict=True)
+        )
 
     @classmethod
     async def open(
@@ -130,7 +135,10 @@ class NodeLedger:
         snapshot = await store.snapshot(runtime)
         if snapshot.lifecycle is None:
             await store.commit(
-                Commit(runtime=runtime, lifecycle=RuntimeRow(runtime=runtime, phase="idle", updated=wall()))
+                Commit(
+                    runtime=runtime,
+                    lifecycle=RuntimeRow(runtime=runtime, phase=RuntimeState.IDLE.value, body=_IDLE, updated=wall()),
+                )
             )
         ledger = cls(store, snapshot, wall, ids, vault)
         for row in snapshot.outbox:  # its input has ended, so that it is not among the open ones, and holds its key
@@ -229,10 +237,6 @@ class NodeLedger:
         while self._notes:
             await asyncio.wait(tuple(self._notes))
 
-    def _owed(self, id: str) -> Owed:
-        row = self._outbox[id]
-        return Owed(id=id, outcome=self._outcomes[id], fence=row.fence, since=row.created)
-
     # --- Rows ---------------------------------------------------------------------------------------------------
 
     def _unread(self, outcome: Outcome) -> InputRow:
@@ -254,7 +258,16 @@ class NodeLedger:
     def _ended(self, row: InputRow, outcome: Outcome, entry: str, name: str, now: float) -> Commit:
         self._sequence += has_receipt(row, outcome)
         holder = self._holders.get(row.task)
-        return ending(row, holder, outcome, entry=entry, name=name, sequence=self._sequence, now=now)
+        return ending(
+            row,
+            holder,
+            outcome,
+            entry=entry,
+            name=name,
+            sequence=self._sequence,
+            position=self._position,
+            now=now,
+        )
 
     def _settled(self, task: str, entry: OutboxRow) -> Commit:
         holder = self._holders.get(task)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from posemesh.control.policy import DEPTH_MAX, is_too_deep
 from posemesh.control.records import (
     Boundary,
     BoundaryReceipt,
@@ -22,7 +23,7 @@ from posemesh.control.records import (
 from posemesh.control.store import Commit, InputRow, LedgerCorrupt, OutboxRow, ReceiptRow
 from posemesh.control.vault import Vault
 from posemesh.errors import WireError
-from posemesh.types import JSON, LeaseEnvelope, Outcome, OutcomeKind
+from posemesh.types import LeaseEnvelope, Outcome, OutcomeKind
 
 __all__ = (
     "Interrupted",
@@ -40,8 +41,6 @@ __all__ = (
 )
 
 _REPORTED: Final = (OutcomeKind.COMPLETED, OutcomeKind.FAILED)
-_DEPTH_MAX: Final = 256
-"""What is nested deeper may be written and not be read again: how deep a reader gets depends on who calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +57,26 @@ class Kept:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted:
     """Work that was under way when the node before this one ended. The token of ``envelope`` may be an old one, or
-    missing.
+    missing. ``position`` is its place among all that was leased.
     """
 
     id: str
     envelope: LeaseEnvelope
     attempts: int
     fence: int
-    since: float
+    position: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """An outcome that the service has not answered to."""
+    """An outcome that the service has not answered to. ``position`` is the place of what was leased last before it was
+    recorded.
+    """
 
     id: str
     outcome: Outcome
     fence: int
-    since: float
+    position: int
 
 
 def taken(
@@ -109,21 +110,12 @@ def taken_again(
 
 
 def _kept(envelope: LeaseEnvelope, attempts: int, vault: Vault | None) -> str:
-    if _is_too_deep([envelope.task.meta, envelope.task.capability_filters]):
-        raise WireError(f"expected a task whose JSON is nested at most {_DEPTH_MAX} deep, got a deeper one")
+    if is_too_deep([envelope.task.meta, envelope.task.capability_filters]):
+        raise WireError(f"expected a task whose JSON is nested at most {DEPTH_MAX} deep, got a deeper one")
     token = None if envelope.access_token is None or vault is None else vault.seal(envelope.access_token)
     expires = None if token is None else envelope.access_token_expires_at
     bare = replace(envelope, access_token=None, access_token_expires_at=expires)
     return encode(Kept(envelope=bare, token=token, attempts=attempts)).decode()
-
-
-def _is_too_deep(level: list[JSON]) -> bool:
-    for _ in range(_DEPTH_MAX):
-        nested = [value for value in level if isinstance(value, (dict, list))]
-        if not nested:
-            return False
-        level = [each for value in nested for each in (value.values() if isinstance(value, dict) else value)]
-    return any(isinstance(each, (dict, list)) for each in level)
 
 
 def displaced(holder: InputRow | None, row: InputRow) -> tuple[InputRow, ...]:
@@ -154,10 +146,18 @@ def together(commit: Commit, others: Iterable[Commit]) -> Commit:
 
 
 def ending(
-    row: InputRow, holder: InputRow | None, outcome: Outcome, *, entry: str, name: str, sequence: int, now: float
+    row: InputRow,
+    holder: InputRow | None,
+    outcome: Outcome,
+    *,
+    entry: str,
+    name: str,
+    sequence: int,
+    position: int,
+    now: float,
 ) -> Commit:
     """The commit of a lease's end: its input's, the receipt of a run that came to its end (``name`` is the router's for
-    it), and what the service is to hear.
+    it), and what the service is to hear. ``position`` is the last place that was given to an input.
     """
     reported = outcome.kind in _REPORTED
     why = outcome.kind.value if outcome.kind is OutcomeKind.COMPLETED else outcome.reason or outcome.kind.value
@@ -172,7 +172,7 @@ def ending(
     digest = digest_of(outcome.artifacts)
     receipts = (_receipt(ended, outcome, digest, name, sequence),) if has_receipt(row, outcome) else ()
     number = receipts[0].sequence if receipts else None
-    outbox = (_waiting(ended, outcome, entry, digest, number),) if reported else ()
+    outbox = (_waiting(ended, outcome, entry, digest, number, position),) if reported else ()
     return Commit(runtime=row.runtime, inputs=inputs, outbox=outbox, receipts=receipts)
 
 
@@ -197,9 +197,17 @@ def _receipt(ended: InputRow, outcome: Outcome, digest: str, name: str, sequence
     return ReceiptRow(runtime=ended.runtime, run=ended.run, sequence=sequence, body=body, created=ended.updated)
 
 
-def _waiting(ended: InputRow, outcome: Outcome, id: str, digest: str, receipt: int | None) -> OutboxRow:
+def _waiting(ended: InputRow, outcome: Outcome, id: str, digest: str, receipt: int | None, position: int) -> OutboxRow:
     run = None if ended.run is None else RunId(ended.run)
-    entry = OutboxEntry(id=id, input_id=InputId(ended.id), run_id=run, outcome=outcome, digest=digest, receipt=receipt)
+    entry = OutboxEntry(
+        id=id,
+        input_id=InputId(ended.id),
+        run_id=run,
+        outcome=outcome,
+        digest=digest,
+        receipt=receipt,
+        position=position,
+    )
     return OutboxRow(
         runtime=ended.runtime,
         id=id,
@@ -221,7 +229,7 @@ def interrupted_of(row: InputRow, vault: Vault | None) -> Interrupted:
     token = None if kept.token is None or vault is None else vault.open(kept.token)
     expires = None if token is None else kept.envelope.access_token_expires_at
     envelope = replace(kept.envelope, access_token=token, access_token_expires_at=expires)
-    return Interrupted(id=row.id, envelope=envelope, attempts=kept.attempts, fence=row.fence, since=row.created)
+    return Interrupted(id=row.id, envelope=envelope, attempts=kept.attempts, fence=row.fence, position=row.position)
 
 
 def entry_of(row: OutboxRow) -> OutboxEntry:

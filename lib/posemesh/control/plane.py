@@ -187,13 +187,19 @@ class Hosting(RuntimeControlPlane):
         self, runtime_id: LogicalRuntimeId, run_id: RunId, sequence: int
     ) -> BoundaryReceipt | None:
         await self.runtime_state(runtime_id)
-        row = await self._raised(self._store.receipt(runtime_id, run_id, sequence))
+        return await self._raised(self._receipt(runtime_id, run_id, sequence))
+
+    async def _receipt(self, runtime_id: LogicalRuntimeId, run_id: RunId, sequence: int) -> BoundaryReceipt | None:
+        row = await self._store.receipt(runtime_id, run_id, sequence)
         return receipt_of(row) if row else None
 
     async def run_status(self, runtime_id: LogicalRuntimeId, run_id: RunId) -> RunStatus:
         """What the record says of a run."""
         await self.runtime_state(runtime_id)
-        rows = await self._raised(self._store.inputs(runtime_id, run=run_id))
+        return await self._raised(self._status(runtime_id, run_id))
+
+    async def _status(self, runtime_id: LogicalRuntimeId, run_id: RunId) -> RunStatus:
+        rows = await self._store.inputs(runtime_id, run=run_id)
         status, _ = run_status(entry_of(row).stored for row in rows)
         return status
 

@@ -16,11 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from math import isfinite
 from typing import Final
 
 from posemesh.control.records import Boundary, Durability, Input, InputKind, Lane, Origin, PolicyDecision, Signal
+from posemesh.types import JSON
 
-__all__ = ("RejectReason", "decide", "problem_of", "strongest")
+__all__ = ("DEPTH_MAX", "RejectReason", "decide", "is_too_deep", "problem_of", "strongest")
+
+
+DEPTH_MAX: Final = 256
+"""What is nested deeper may be written and not be read again: how deep a reader gets depends on who calls it."""
 
 
 class RejectReason(StrEnum):
@@ -34,6 +40,10 @@ class RejectReason(StrEnum):
     """Its kind comes from the node itself only."""
     KEY_MISSING = "key_missing"
     """A task without its id, or without the number of its lease."""
+    PAYLOAD_INVALID = "payload_invalid"
+    """A task without what is to be done; or what could be put on record and not be read again: a time that is no
+    number, JSON that is nested too deep.
+    """
 
 
 _POLICY: Final = {
@@ -71,7 +81,19 @@ def problem_of(given: Input) -> RejectReason | None:
         return RejectReason.ORIGIN_INVALID
     if given.kind is InputKind.TASK and (not given.idempotency_key or given.fence < 1):
         return RejectReason.KEY_MISSING
+    if (given.kind is InputKind.TASK and not given.payload) or not isfinite(given.at) or is_too_deep([given.payload]):
+        return RejectReason.PAYLOAD_INVALID
     return None
+
+
+def is_too_deep(level: list[JSON]) -> bool:
+    """Whether any of these is nested more than :data:`DEPTH_MAX` deep."""
+    for _ in range(DEPTH_MAX):
+        nested = [value for value in level if isinstance(value, (dict, list))]
+        if not nested:
+            return False
+        level = [each for value in nested for each in (value.values() if isinstance(value, dict) else value)]
+    return any(isinstance(each, (dict, list)) for each in level)
 
 
 def decide(given: Input) -> PolicyDecision:

@@ -312,7 +312,8 @@ class OutboxEntry:
     """An outcome on its way to the task service, as it stays however often it is offered; the lease it is offered under
     and how its delivery ended stand beside it in its row. ``digest`` is the SHA-256 in hex of the list of artifacts.
 
-    ``receipt`` is the sequence of the receipt it was committed with, None where the work came to no boundary.
+    ``receipt`` is the sequence of the receipt it was committed with, None where the work came to no boundary;
+    ``position`` the last place that had been given to an input by then.
     """
 
     id: str
@@ -321,6 +322,7 @@ class OutboxEntry:
     outcome: Outcome
     digest: str
     receipt: int | None = None
+    position: int = 0
 
 
 # -- What comes out -------------------------------------------------------------------------------------------------

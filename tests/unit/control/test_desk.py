@@ -77,6 +77,18 @@ async def test_a_batch_that_the_store_refuses_is_tried_one_by_one(rig: Rig) -> N
 
 
 @on_both_stores()
+async def test_a_fault_that_is_none_of_the_store_s_own_takes_no_other_with_it(rig: Rig) -> None:
+    """A fence that SQLite has no room for, a key that is no text: what it raises then is its module's."""
+    rig.store.faults = [OverflowError("int too large"), None, OverflowError("int too large")]  # type: ignore[list-item]
+    made = await asyncio.gather(
+        *(rig.driver.accept_input(rig.task(key)) for key in "ab"),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in made] == [Accepted, DriverInternal]
+    assert len(await rig.rows()) == 1
+
+
+@on_both_stores()
 async def test_what_cannot_be_read_is_not_absent(rig: Rig) -> None:
     for error, told in (
         (LedgerCorrupt("x"), DriverRecoveryCorruption),

@@ -114,3 +114,45 @@ def test_a_list_takes_a_few_steps_for_each_lease_on_record(tmp_path: Path) -> No
         for only in (None, *ONLY):
             assert len(listed(db, only, limit=2)) == (2 if only in (None, "ended") else 0)
         assert len(steps) < 1000, "a thousand steps of each lease"
+
+
+def test_text_that_is_none_hides_no_other_row(tmp_path: Path) -> None:
+    """One such row, and nothing was listed."""
+    database = Database.open(tmp_path)
+    database.write([a_commit(a_runtime(), an_input(id="i1"), an_input(id="i2", position=2, created=5.0))])
+    database.close()
+    with sqlite3.connect(tmp_path / "ledger.db") as damaged:
+        damaged.execute("UPDATE inputs SET reason = CAST(x'ff' AS TEXT) WHERE id = 'i1'")
+    damaged.close()
+    with reading(tmp_path) as db:
+        found = [row for row, _ in latest(db, 9)]
+    assert [type(row) for row in found] == [InputRow, LedgerCorrupt]
+    assert "inputs rt:node:1/i1" in str(found[1])
+
+
+def test_of_several_deliveries_the_latest_counts(tmp_path: Path) -> None:
+    database = Database.open(tmp_path)
+    rows = [
+        an_entry(id=f"o{number}", input="i1", sequence=number, ending=end) for number, end in enumerate(("stuck", ""))
+    ]
+    one, other = an_input(id="i1", open=False), an_input(id="i2", position=2)
+    database.write([a_commit(a_runtime(), one, other, an_entry(id="o9", input="i2", sequence=9), *rows)])
+    database.close()
+    with reading(tmp_path) as db:
+        assert [
+            (row.id, entry.id)
+            for row, entry in latest(db, 9)
+            if isinstance(row, InputRow) and isinstance(entry, OutboxRow)
+        ] == [("i1", "o1"), ("i2", "o9")]
+        assert listed(db, "waiting") == ["i1"], "what is under way does not wait, whatever was said of it"
+        assert listed(db, "stuck") == [] == listed(db, "refused")
+        assert [type(each) for each in concerning(db, "i2")] == [InputRow, OutboxRow]
+
+
+def test_a_receipt_is_found_by_its_run_alone(tmp_path: Path) -> None:
+    database = Database.open(tmp_path)
+    database.write([a_commit(a_runtime(), an_input(id="i1", run="r2"), a_receipt(1, run="r1"), a_receipt(2, run="r2"))])
+    database.close()
+    with reading(tmp_path) as db:
+        assert [type(each).__name__ for each in concerning(db, "r1")] == ["ReceiptRow"]
+        assert sorted(type(each).__name__ for each in concerning(db, "i1")) == ["InputRow", "ReceiptRow"]

@@ -296,6 +296,31 @@ def test_where_no_thread_can_be_had_nobody_waits_for_ever(tmp_path: Path) -> Non
     asyncio.run(main())
 
 
+def test_a_close_that_failed_can_be_tried_again(tmp_path: Path) -> None:
+    """It had failed for ever, and kept the lock: this process could not open the directory again."""
+
+    class Crowded(HostOffload):
+        full = False
+
+        async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            if self.full:
+                raise RuntimeError("can't start new thread")
+            return await super().call(function, *args, **named)
+
+    async def main() -> None:
+        offload = Crowded()
+        store = await SqliteStore.open(tmp_path, offload)
+        offload.full = True
+        with pytest.raises(RuntimeError, match="new thread"):
+            await store.close()
+        offload.full = False
+        await store.close()
+        await store.close()
+        await (await SqliteStore.open(tmp_path, offload)).close()
+
+    asyncio.run(main())
+
+
 def test_what_no_thread_could_end_is_taken_back_at_once(tmp_path: Path) -> None:
     """It held the file until the next commit, which may be hours away."""
 

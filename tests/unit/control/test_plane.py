@@ -38,7 +38,7 @@ from posemesh.control.records import (
     RuntimeState,
 )
 from posemesh.control.reports import Accepted, Deduplicated, RecoveryReport
-from posemesh.control.store import Commit, LedgerCorrupt, LedgerFull, RuntimeRow
+from posemesh.control.store import Commit, InputRow, LedgerCorrupt, LedgerFull, ReceiptRow, RuntimeRow
 from posemesh.events import Obligation
 from posemesh.testing import ManualClock
 
@@ -216,11 +216,18 @@ async def test_a_row_that_cannot_be_read(made: Planes) -> None:
         with pytest.raises(PlaneStoreError, match="Recovery corruption"):
             await call
 
+    await made.plane.host(TWO)
+    receipt = ReceiptRow(runtime=TWO, run="r", sequence=1, body='{"x": 1}')
+    row = InputRow(runtime=TWO, id="i", phase="queued", run="r")
+    await made.store.commit(Commit(runtime=TWO, receipts=(receipt,), inputs=(row,)))
+    for call in (made.plane.load_boundary_receipt(TWO, RunId("r"), 1), made.plane.run_status(TWO, RunId("r"))):
+        with pytest.raises(PlaneStoreError, match="Recovery corruption"):
+            await call
+
     async def broken(*args: object) -> None:
         raise LedgerCorrupt("page 7")
 
     made.store.receipt = broken  # type: ignore[attr-defined]
-    await made.plane.host(TWO)
     with pytest.raises(PlaneStoreError, match="page 7"):
         await made.plane.load_boundary_receipt(TWO, RunId("r"), 1)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
+from typing import Any
 
 import pytest
 
-from posemesh.control.policy import RejectReason, decide, problem_of, strongest
+from posemesh.control.policy import DEPTH_MAX, RejectReason, decide, problem_of, strongest
 from posemesh.control.records import Boundary, Durability, Input, InputId, InputKind, Lane, Origin, Signal
 
 DURABLE, EPHEMERAL, DERIVED = Durability
@@ -20,16 +22,19 @@ def an_input(
     durability: Durability | None = DURABLE,
     lane: Lane | None = None,
     fence: int = 1,
+    at: float = 0.0,
+    payload: Any = None,
 ) -> Input:
     return Input(
         id=InputId("i"),
         kind=kind,
-        at=0.0,
+        at=at,
         origin=origin,
         durability=durability,
         lane=lane,
         idempotency_key="task",
         fence=fence,
+        payload={"task": "what is to be done"} if payload is None else payload,
     )
 
 
@@ -73,7 +78,19 @@ def test_other_reasons() -> None:
         assert problem_of(an_input(kind, lane=Lane.STEER)) is RejectReason.LANE_INVALID
     assert problem_of(an_input(InputKind.CONTINUATION, Origin.SERVICE)) is RejectReason.ORIGIN_INVALID
     assert problem_of(an_input(InputKind.TASK, fence=0)) is RejectReason.KEY_MISSING
+    assert problem_of(an_input(InputKind.TASK, payload={})) is RejectReason.PAYLOAD_INVALID
     assert problem_of(an_input(InputKind.TASK)) is None
+
+
+@pytest.mark.parametrize("at", [math.nan, math.inf, -math.inf])
+def test_what_could_not_be_read_again_is_not_taken(at: float) -> None:
+    """It was accepted, and its runtime could never be hosted again."""
+    assert problem_of(an_input(InputKind.STEER, at=at)) is RejectReason.PAYLOAD_INVALID
+    deep: Any = []
+    for _ in range(DEPTH_MAX - 2):
+        deep = [deep]
+    assert problem_of(an_input(InputKind.TASK, payload={"a": deep})) is None
+    assert problem_of(an_input(InputKind.TASK, payload={"a": [deep]})) is RejectReason.PAYLOAD_INVALID
 
 
 def test_the_strongest_signal() -> None:
