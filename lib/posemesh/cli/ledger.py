@@ -16,8 +16,9 @@ from posemesh.cli._client import printable
 from posemesh.config import NodeConfig
 from posemesh.control import tables
 from posemesh.control.audit import audit
-from posemesh.control.database import FILE, reading
+from posemesh.control.database import reading
 from posemesh.control.history import ONLY, Found, concerning, latest
+from posemesh.control.soundness import FILE, has_log
 from posemesh.control.store import InputRow, LedgerCorrupt, OutboxRow, Row
 from posemesh.errors import ConfigError
 from posemesh.shell.signer import Signer
@@ -34,6 +35,7 @@ Examples:
   posemesh-node ledger verify --state /var/lib/node  whether all of it can be read
 """
 _SECRETS: Final = frozenset({"access_token", "reg_secret", "token", "secret"})
+_COUNT: Final = click.IntRange(1, 2**63 - 1)
 _UNDER_WAY, _WAITING = "under way", "waiting"
 _COLUMNS: Final = ("task", "capability", "leased", "state", "why")
 
@@ -47,6 +49,20 @@ def ledger() -> None:
     """
 
 
+def _state(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """As the node reads the variable."""
+    text = str(value or "").strip()
+    return Path(text).expanduser() if text else None
+
+
+def _name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("expected text, got bytes that are none") from None
+    return value
+
+
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -56,6 +72,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="DIR",
             envvar="STATE_DIR",
             type=click.Path(file_okay=False, path_type=Path),
+            callback=_state,
             help="The node's STATE_DIR; without it that of the node which the environment describes.",
         ),
     ):
@@ -65,13 +82,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @ledger.command(epilog=_EXAMPLES)
 @click.option("--only", type=click.Choice(tuple(ONLY)), help="Only what is under way, waits, or ended so.")
-@click.option("--runtime", metavar="NAME", help="Only this one of the nodes that share the ledger.")
-@click.option("--limit", metavar="N", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@click.option("--runtime", metavar="NAME", callback=_name, help="Only this one of the nodes that share the ledger.")
+@click.option("--limit", metavar="N", type=_COUNT, default=100, show_default=True, help="At most so many.")
 @_options
 def ls(
     only: str | None, runtime: str | None, limit: int, state: Path | None, env_file: str | None, as_json: bool
 ) -> None:
-    """List what was leased, the latest first.
+    """List what was leased, the latest first by the time on record.
 
     What it lists is looked over; whether all else can be read, `ledger verify` tells.
     """
@@ -88,7 +105,7 @@ def ls(
 
 
 @ledger.command(epilog=_EXAMPLES)
-@click.argument("id")
+@click.argument("id", callback=_name)
 @_options
 def show(id: str, state: Path | None, env_file: str | None, as_json: bool) -> None:
     """Show all that is on record about a task.
@@ -143,7 +160,7 @@ def _directory(state: Path | None, env_file: str | None) -> Path:
         state = state_dir(config.state_dir, Signer(config.secp256k1_privhex).address)
     if state is None:
         raise ConfigError(["STATE_DIR: expected a directory, there is no home to look in; or give --state DIR"])
-    if not (state / FILE).exists():
+    if not (state / FILE).exists() and not has_log(state / FILE):
         raise click.UsageError(
             f"there is no ledger in {state}; expected the STATE_DIR of a node that has run (--state)"
         )
@@ -201,10 +218,11 @@ def _print_table(lines: list[dict[str, Any]]) -> None:
     if not lines:
         click.echo("nothing is on record")
         return
-    texts = [{name: printable(str(line[name])) for name in _COLUMNS} for line in lines]
-    widths = {name: max(len(name), *(len(text[name]) for text in texts)) for name in _COLUMNS}
-    for text in [{name: name.upper() for name in _COLUMNS}, *texts]:
-        click.echo("  ".join(text[name].ljust(widths[name]) for name in _COLUMNS).rstrip())
+    columns = _COLUMNS if len({line["runtime"] for line in lines}) == 1 else ("runtime", *_COLUMNS)
+    texts = [{name: printable(str(line[name])) for name in columns} for line in lines]
+    widths = {name: max(len(name), *(len(text[name]) for text in texts)) for name in columns}
+    for text in [{name: name.upper() for name in columns}, *texts]:
+        click.echo("  ".join(text[name].ljust(widths[name]) for name in columns).rstrip())
 
 
 def _shown(row: Row) -> dict[str, Any]:
@@ -214,6 +232,8 @@ def _shown(row: Row) -> dict[str, Any]:
         body = _without_secrets(json.loads(row.body))
     except ValueError:
         body = "no JSON"
+    except RecursionError:
+        body = "nested too deep to be shown"
     return {**values, "body": body}
 
 

@@ -205,3 +205,64 @@ def test_help_has_examples(run: Any, args: tuple[str, ...]) -> None:
     code, out, _ = run(*args, "--help")
     assert code == 0
     assert "posemesh-node ledger verify" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("ls", "--limit", "99999999999999999999"), 2, "99999999999999999999 is not in the range"),
+        (("ls", "--runtime", "\udcff"), 2, "expected text, got bytes that are none"),
+        (("show", "\udcff"), 2, "expected text, got bytes that are none"),
+    ],
+)
+def test_odd_words_are_wrong_usage(run: Any, state: Path, args: tuple[str, ...], code: int, said: str) -> None:
+    """They were called a fault of posemesh."""
+    found, out, err = run(*args, "--state", state)
+    assert (found, out) == (code, "")
+    assert said in err
+
+
+def test_the_directory_is_read_as_the_node_reads_it(run: Any, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(state.parent))
+    for given in ("~/state", f" {state} "):
+        monkeypatch.setenv("STATE_DIR", given)
+        assert run("verify")[0] == 0
+    monkeypatch.setenv("STATE_DIR", "  ")
+    for name in ("REG_SECRET", "SECP256K1_PRIVHEX"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = run("verify")
+    assert (code, "SECP256K1_PRIVHEX" in err) == (2, True), "a blank value is the default"
+
+
+def test_a_ledger_that_is_missing_beside_its_log_is_damage(run: Any, state: Path) -> None:
+    (state / FILE).rename(state / f"{FILE}-wal")
+    code, _, err = run("verify", "--state", state)
+    assert code == 1
+    assert "is missing, and its log is not" in err
+
+
+def test_a_body_that_is_nested_too_deep_is_not_shown(run: Any, state: Path) -> None:
+    database = Database.open(state)
+    assert database.write([a_commit(an_input(id="deep", position=90, body="[" * 900 + "]" * 900))]) == [None]
+    database.close()
+    code, out, _ = run("show", "deep", "--state", state)
+    assert code == 0
+    assert "nested too deep to be shown" in out
+
+
+def test_leases_of_several_nodes_are_told_apart(run: Any, state: Path) -> None:
+    code, out, _ = run("ls", "--state", state)
+    assert code == 0
+    assert out.split()[:2] == ["RUNTIME", "TASK"]
+    assert "rt:node:2" in out
+    assert "RUNTIME" not in run("ls", "--state", state, "--runtime", RUNTIME)[1]
+
+
+def test_a_delivery_that_was_changed_is_told(run: Any, state: Path) -> None:
+    db = sqlite3.connect(state / FILE)
+    db.execute("UPDATE outbox SET problem = 'none' WHERE id = 'o4'")
+    db.commit()
+    db.close()
+    code, out, err = run("ls", "--state", state)
+    assert (code, "t4" in out) == (1, True)
+    assert "outbox rt:node:1/o4" in err
