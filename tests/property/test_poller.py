@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from posemesh.commands import Ask, Command, Leave
+from posemesh.commands import Ask, Command, Leave, Warn
 from posemesh.events import (
     AskFailed,
     CancelRequested,
@@ -76,7 +77,9 @@ class PollerRules(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.flight = self.generation = self.idle = 0
+        self.flight = self.generation = self.idle = self.failed = 0
+        self.warned: float | None = None
+        self.warning = False
         self.held, self.window = 0.0, None
         self.stopping = self.left = self.blocked = self.made_good = self.worked = False
         self.had_room = True
@@ -104,6 +107,8 @@ class PollerRules(RuleBasedStateMachine):
     # -- The oracle
 
     def _tell(self, event: Event, *, timed: bool = False) -> None:
+        if isinstance(event, NoWork | LeaseOffered | LeaseUnreadable):
+            self.failed, self.warned = 0, None
         self._check(self.poller(event), timed)
         census = self.world.census()
         if census != self.told:
@@ -117,7 +122,13 @@ class PollerRules(RuleBasedStateMachine):
         if Leave() in commands:
             self.left = True
             return
-        assert all(isinstance(command, Ask) for command in commands)
+        assert sum(isinstance(command, Warn) for command in commands) == self.warning
+        self.warning = False
+        asks = [command for command in commands if not isinstance(command, Warn)]
+        assert all(isinstance(command, Ask) for command in asks)
+        self._check_asks(asks, timed)
+
+    def _check_asks(self, commands: list[Any], timed: bool) -> None:
         if not commands:
             return
         for command in commands:
@@ -174,6 +185,10 @@ class PollerRules(RuleBasedStateMachine):
         if self.room:
             self._pause()
         event = NoWork(retry_after=retry_after)
+        if status != 204 and self.room and self.poller.state == "asking":
+            self.failed += 1
+            self.warning = self.failed > 1 and status != 401 and (self.warned is None or self.now - self.warned >= 180)
+            self.warned = self.now if self.warning else self.warned
         self._tell(event if status == 204 else AskFailed(failure=failure(status, retry_after=retry_after)))
 
     @precondition(lambda self: self.flight)

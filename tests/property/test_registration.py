@@ -57,6 +57,11 @@ class RegistrationRules(RuleBasedStateMachine):
         end = self.reg.now + INTERVAL if self.callback else float("inf")
         self.window = (end, end)
 
+    def _warned(self, commands: list[Command]) -> None:
+        due = self.warned is None or self.reg.now - self.warned >= 180
+        assert [type(command) for command in commands] == [Warn] * due
+        self.warned = self.reg.now if due else self.warned
+
     def _pause(self, low: float, high: float) -> None:
         self.phase, self.window = "pause", (self.reg.now + low, self.reg.now + high)
 
@@ -98,15 +103,12 @@ class RegistrationRules(RuleBasedStateMachine):
         passing = status in (None, 408, 429) or (status or 0) >= 500
         if lasting is not None and status != 409:
             passing = not lasting
+        self._warned(commands)
         if passing and not 0 <= self.retries <= self.fails + 1:
-            assert commands == []
             self._back_off()
             return
         self.fails = 0
         self._pause(INTERVAL, INTERVAL)
-        due = self.warned is None or self.reg.now - self.warned >= 180
-        assert [type(command) for command in commands] == [Warn] * due
-        self.warned = self.reg.now if due else self.warned
 
     @rule(node_id=st.sampled_from(["node", "stranger"]))
     def call_back(self, node_id: str) -> None:
@@ -170,7 +172,7 @@ class RegistrationRules(RuleBasedStateMachine):
             low, high = self.window
             assert low - EPSILON <= self.reg.now <= high + EPSILON
             if self.phase == "await":
-                assert commands == []
+                self._warned(commands)
                 self._back_off()
             else:
                 assert self.phase in ("pause", "up")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from posemesh.commands import Ask, Command, Leave
+from posemesh.commands import Ask, Command, Leave, Warn
 from posemesh.events import (
     AskAbandoned,
     AskFailed,
@@ -46,6 +46,7 @@ from posemesh.policy import (
     BACKLOG_MAX,
     LEAVE_SECS,
     RETRY_AFTER_MAX_SECS,
+    WARN_EVERY_SECS,
     poll_delay,
 )
 
@@ -69,6 +70,7 @@ class Poller(Subject):
     """``tries`` is n of the growing pause; a Retry-After holds until ``held_until``; ``asking`` asks are in flight, at
     most ``width`` of them.
 
+    ``failures`` asks in a row got no answer, of which the operator was told at ``warned_at``.
     ``trusting`` since a task ran, until the service had no work or a lease could not be run. ``blocked`` by a missing
     or rejected token; ``retried`` once it has been made good. ``asked`` is the latest capability whose turn it was.
     The rest is the latest census.
@@ -79,6 +81,8 @@ class Poller(Subject):
     held_until: float = 0.0
     asking: int = 0
     width: int = 1
+    failures: int = 0
+    warned_at: float | None = None
     trusting: bool = False
     blocked: bool = True
     retried: bool = False
@@ -183,6 +187,20 @@ def answered(poller: Poller, step: Step[Event]) -> None:
     poller.blocked = isinstance(step.event, AskFailed) and step.event.failure.unauthorized
     if not poller.blocked:
         poller.retried = False
+    if not isinstance(step.event, AskFailed):
+        poller.failures, poller.warned_at = 0, None
+
+
+def warn(poller: Poller, step: Step[AskFailed]) -> Command | None:
+    """Of a token that does not serve the sign-in tells; one failure alone is nothing."""
+    poller.failures += 1
+    if step.event.failure.unauthorized or poller.failures < 2:
+        return None
+    if poller.warned_at is not None and step.now - poller.warned_at < WARN_EVERY_SECS:
+        return None
+    poller.warned_at = step.now
+    problem = step.event.failure.message
+    return Warn(message=f"asking for tasks: {problem}; {poller.failures} failures in a row, and it goes on trying")
 
 
 def take(poller: Poller, step: Step[LeaseOffered | LeaseUnreadable]) -> None:
@@ -303,7 +321,7 @@ TABLE = (
         ASKING,
         WAITING,
         "a service in trouble is asked less and less often",
-        do=(answered, doubt, hold, pause),
+        do=(answered, doubt, hold, pause, warn),
     ),
     *(
         Edge(answer, (WAITING, FULL), None, "it answers an ask of a burst that has ended", do=(answered, hold))

@@ -152,16 +152,17 @@ def clear_refusals(reg: Registration, step: Step[Event]) -> None:
     reg.refusals = 0
 
 
-def warn(reg: Registration, step: Step[RegistrationRejected]) -> Command | None:
+def warn(reg: Registration, step: Step[RegistrationRejected | CallbackOverdue]) -> Command | None:
     if reg.blocked_since is None:
         reg.blocked_since = step.now
     if reg.warned_at is not None and step.now - reg.warned_at < WARN_EVERY_SECS:
         return None
     reg.warned_at = step.now
-    blocked, pause = step.now - reg.blocked_since, step.config.register_interval_secs
-    return Warn(
-        message=f"registration: {step.event.failure.message}; blocked for {blocked:.0f} s, next try in {pause:g} s"
-    )
+    blocked, pause = step.now - reg.blocked_since, reg.timers[RegistrationDue] - step.now
+    problem = f"DDS took it and did not call {step.config.node_url} back"
+    if isinstance(step.event, RegistrationRejected):
+        problem = step.event.failure.message
+    return Warn(message=f"registration: {problem}; blocked for {blocked:.0f} s, next try in {pause:.3g} s")
 
 
 def give_up(reg: Registration, step: Step[RegistrationRejected]) -> Command:
@@ -221,7 +222,7 @@ TABLE = (
         COOLING_DOWN,
         "another node is online under this wallet: it may go, and asking often does not hasten it",
         conflict,
-        (clear_refusals, warn, cool_down),
+        (clear_refusals, cool_down, warn),
     ),
     Edge(
         RegistrationRejected,
@@ -229,7 +230,7 @@ TABLE = (
         COOLING_DOWN,
         "DDS means it: only the operator, or time, changes this answer",
         permanent,
-        (count_refusal, warn, cool_down),
+        (count_refusal, cool_down, warn),
     ),
     Edge(
         RegistrationRejected,
@@ -237,9 +238,9 @@ TABLE = (
         COOLING_DOWN,
         "REGISTER_MAX_RETRY quick tries are spent",
         retries_spent,
-        (clear_refusals, warn, cool_down),
+        (clear_refusals, cool_down, warn),
     ),
-    Edge(RegistrationRejected, REGISTERING, BACKING_OFF, "a passing failure is tried again soon", do=(back_off,)),
+    Edge(RegistrationRejected, REGISTERING, BACKING_OFF, "a passing failure is tried again soon", do=(back_off, warn)),
     Edge(RegistrationRejected, STOPPED, None, "an answer may outlive the node"),
     Edge(RegistrationDue, (BACKING_OFF, COOLING_DOWN), REGISTERING, "the pause is over", do=(begin,)),
     Edge(
@@ -247,7 +248,7 @@ TABLE = (
         AWAITING,
         BACKING_OFF,
         "the callback is lost: only a new request brings another",
-        do=(back_off,),
+        do=(back_off, warn),
     ),
     Edge(
         CallbackArrived,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
-from posemesh.commands import Ask, Leave
+from posemesh.commands import Ask, Leave, Warn
 from posemesh.events import (
     AskAbandoned,
     AskFailed,
@@ -24,7 +26,7 @@ from posemesh.events import (
 from posemesh.machines import poller
 from posemesh.machines.poller import PollerState
 
-from ...stage import Bench, config, envelope, failure, sweep, untaken
+from ...stage import Bench, config, envelope, failure, names, sweep, untaken
 
 WAITING, ASKING, FULL, DRAINING, CLOSING, STOPPED = PollerState
 TOKEN = TokenRenewed(generation=1)
@@ -353,6 +355,24 @@ def test_a_second_signal_closes_at_once() -> None:
         made = arrive()
         assert made(CancelRequested()) == [] and made.state is CLOSING
         assert made(CancelRequested(), DRAIN) == []
+
+
+def test_a_service_that_does_not_answer_is_told_of_now_and_then() -> None:
+    """A node whose DMS could not be reached said nothing at all."""
+    made = bench(TOKEN)
+    told: list[float] = []
+    for _ in range(60):
+        told += [made.now for command in made(failed(None)) if isinstance(command, Warn)]
+        made.due(PollDue)
+    assert len(told) > 2 and told[0] > 0, "one failure alone is nothing"
+    assert min(after - before for before, after in pairwise(told)) >= 180
+    made(NoWork(retry_after=None))
+    made.due(PollDue)
+    assert names(made(failed(None))) == []
+    made.due(PollDue)
+    assert names(made(failed(401))) == [], "that is for the sign-in to tell"
+    made.due(PollDue)
+    assert names(made(failed(503))) == ["Warn"]
 
 
 def test_every_edge_is_taken() -> None:

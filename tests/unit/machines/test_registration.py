@@ -115,7 +115,9 @@ def test_a_secret_that_is_not_kept(problem: str) -> None:
 def test_a_callback_that_never_comes_makes_it_register_again() -> None:
     reg = bench(NodeStarted(), RegistrationAccepted(), callback=True)
     assert reg.left(CallbackOverdue) == INTERVAL
-    assert reg.due(CallbackOverdue) == [] and reg.state is BACKING_OFF
+    [told] = reg.due(CallbackOverdue)
+    assert isinstance(told, Warn) and "did not call https://node.example/ back; blocked for 0 s" in told.message
+    assert reg.state is BACKING_OFF
     assert reg.due(RegistrationDue) == [Register()]
 
 
@@ -184,7 +186,9 @@ def test_a_probe_in_the_wallet_flow_says_nothing() -> None:
 def test_passing_failures_are_tried_again_sooner_and_later() -> None:
     reg = bench(NodeStarted())
     for bound in (2, 4, 8, 16, 32, 60, 60):
-        assert reg(rejected(503)) == []
+        said = [command.message for command in reg(rejected(503)) if isinstance(command, Warn)]
+        assert len(said) == (bound == 2), "the operator is told at once, and not each time"
+        assert not said or said[0].endswith(f"blocked for 0 s, next try in {reg.left(RegistrationDue):.3g} s")
         assert reg.state is BACKING_OFF and 0.8 * bound <= reg.left(RegistrationDue) <= 1.2 * bound
         assert reg.due(RegistrationDue) == [Register()]
 
