@@ -17,7 +17,7 @@ import posemesh
 from posemesh.errors import ConfigError
 from posemesh.secret import Secret
 
-__all__ = ("LOG_FORMATS", "LOG_LEVELS", "NodeConfig", "normalise_version")
+__all__ = ("LOG_FORMATS", "LOG_LEVELS", "NodeConfig", "normalise_version", "url_problem")
 
 LOG_FORMATS: Final = ("json", "text")
 LOG_LEVELS: Final = ("trace", "debug", "info", "warning", "error", "critical")
@@ -158,20 +158,27 @@ def _resources(value: Any) -> None:
 
 
 def _url(value: object) -> None:
+    if problem := url_problem(value):
+        raise _Wrong(problem)
+
+
+def url_problem(value: object) -> str | None:
+    """Why this is no service's URL, and what to do. Never the value: it may hold a password."""
     todo = "write it like https://host.example/path"
     if not isinstance(value, str) or not value.isprintable() or re.search(r"\s", value):
-        raise _Wrong(f"expected a URL without blanks; {todo}")
+        return f"expected a URL without blanks; {todo}"
     try:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError:
-        raise _Wrong(f"expected a URL with a valid host and port; {todo}") from None
+        return f"expected a URL with a valid host and port; {todo}"
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise _Wrong(f"expected an absolute http or https URL, got {_shown(value)}; {todo}")
+        return f"expected an absolute http or https URL; {todo}"
     if parts.username is not None or parts.password is not None:
-        raise _Wrong("expected a URL without a user name or password; take them out")
-    if parts.query or parts.fragment:
-        raise _Wrong(f"expected a URL without ? and #; {todo}")
+        return "expected a URL without a user name or password; take them out"
+    if "?" in value or "#" in value:
+        return f"expected a URL without ? and #; {todo}"
+    return None
 
 
 # --- The settings --------------------------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ WRONG = [
             "https://[::1",
             "https://a/?q=1",
             "https://a/#f",
+            "https://a/?",
             "https://user:word@a",
             "http://dms.example",
             "http://10.0.0.1",
@@ -288,6 +289,13 @@ def test_no_secret_is_in_any_text_of_the_error(secret: str) -> None:
     assert secret not in text
     assert KEY not in text
     assert len(raised.value.problems) == 4
+
+
+@pytest.mark.parametrize("url", ["ftp://a:hunter2@b", "a:hunter2@b", "https://a:hunter2@b"])
+def test_no_wrong_url_is_shown(url: str) -> None:
+    """A short one without http was, with its password."""
+    (problem,) = problems(DMS_BASE_URL=url)
+    assert "hunter2" not in problem
 
 
 def test_no_secret_is_in_its_repr() -> None:

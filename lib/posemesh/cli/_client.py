@@ -19,6 +19,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 import aiohttp
 import msgspec
 
+from posemesh.config import url_problem
 from posemesh.errors import ConfigError, PosemeshError
 from posemesh.secret import Secret
 from posemesh.shell.http import is_loopback
@@ -100,14 +101,10 @@ def _wrong(name: str, value: str, insecure: bool) -> str | None:
     if name == "APP_JWT" and not (value.isascii() and value.isprintable() and " " not in value):
         return "expected a token without blanks"
     if name.endswith("_URL"):
-        try:
-            parts = urlsplit(value)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            return "expected a URL with a valid host and port"
-        if parts.scheme not in ("http", "https") or not host:
-            return "expected an absolute http or https URL"
-        if parts.scheme == "http" and not is_loopback(host) and not insecure:
+        if problem := url_problem(value):
+            return problem
+        parts = urlsplit(value)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not insecure:
             return "expected https, got plain http to another machine; use https, or set ALLOW_INSECURE_HTTP=true"
     return None
 

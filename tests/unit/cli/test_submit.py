@@ -250,6 +250,14 @@ def test_every_missing_setting_is_named(elsewhere):
         ("DMS_BASE_URL", "http://example.com/v1"),
         ("DOMAIN_SERVER_URL", "ftp://127.0.0.1"),
         ("DOMAIN_SERVER_URL", "http://127.0.0.1:x"),
+        # A failed request showed the password.
+        ("DOMAIN_SERVER_URL", "http://a:two words@127.0.0.1:8870"),
+        ("DOMAIN_SERVER_URL", "http://a:hunter2@127.0.0.1:8870"),
+        ("DMS_BASE_URL", "ftp://a:hunter2@h"),
+        # The path of each request went into these.
+        ("DMS_BASE_URL", "http://127.0.0.1:9/v1?hunter2=1"),
+        ("DMS_BASE_URL", "http://127.0.0.1:9/v1#hunter2"),
+        ("DMS_BASE_URL", "http://127.0.0.1:9/v1?"),
         ("DOMAIN_ID", "mine"),
         ("APP_JWT", "two words"),
         ("APP_JWT", " "),
@@ -260,7 +268,7 @@ def test_wrong_settings_are_named_but_not_shown(elsewhere, name, value):
     assert isinstance(error, ConfigError)
     (problem,) = error.problems
     assert problem.startswith(f"{name}: ")
-    assert name != "APP_JWT" or "two words" not in problem
+    assert "two words" not in problem and "hunter2" not in problem
 
 
 def test_the_environment_goes_before_the_file(elsewhere, monkeypatch):
