@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -74,7 +75,9 @@ def _code(args: list[str] | None) -> int:
         code = cli.main(args=args, prog_name="posemesh-node", standalone_mode=False)
         return code if isinstance(code, int) else _DONE
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(scrub(shown.getvalue()), nl=False, err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _failed("interrupted")

@@ -118,6 +118,15 @@ def test_an_unexpected_error_says_where_and_holds_no_secret(  # type: ignore[no-
     assert f"{Path(__file__).name}:" in err
 
 
+@pytest.mark.parametrize("args", [["{}"], ["submit", "--{}"], ["diagram", "{}"], ["run", "a", "{}"]])
+def test_wrong_usage_shows_no_key(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    """What click says of its own holds what was typed, which may be a key in the wrong place."""
+    key = "0123456789abcdef" * 4
+    code, out, err = run(capsys, *(arg.format(key) for arg in args))
+    assert (code, out) == (2, "")
+    assert key not in err and "***" in err and err.startswith("Usage: posemesh-node")
+
+
 def test_a_command_s_own_code_is_kept(capsys: pytest.CaptureFixture[str], raising) -> None:  # type: ignore[no-untyped-def]
     raising(click.exceptions.Exit(1))
     assert run(capsys, "submit")[0] == 1
