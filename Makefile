@@ -22,6 +22,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@echo 'make demo      a local network, a node and a real task on it'
 	@echo 'make test      the default tests'
+	@echo 'make test-slow  only the slow tests'
 	@echo 'make test-all  these and the slow ones'
 	@echo 'make check     format, lint, types, the tables and the files made from them'
 	@echo 'make format    put the code into its format'
@@ -30,6 +31,7 @@ help:
 	@echo "make bench-ledger  the ledger's commits beside SQLite's bare ones"
 	@echo 'make bench-golem  a Golem runtime beside a bare asyncio script; BENCH="--mib 1000" for more output'
 	@echo 'make setup     only make .venv (the others do so when needed)'
+	@echo 'make clean     take away .venv and all that was built'
 
 setup: $(VENV)/ready
 
