@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from posemesh.cli._client import printable
 from posemesh.cli._debugger import Debugger
 from posemesh.golem.supervisor import CommandLine, RuntimeMode
 
@@ -77,6 +79,10 @@ def debug(
     What commands write is shown as it comes, counters and states on stderr. C-c kills a command, a
     second one the runtime; C-d stops that.
     """
+    if "/" not in binary and shutil.which(binary) is None and Path(binary).is_file():
+        raise click.UsageError(
+            f"expected a program on the PATH, got {binary}; for the file that is here give ./{binary}"
+        )
     with tempfile.TemporaryDirectory(prefix="posemesh-golem-", ignore_cleanup_errors=True) as temporary:
         line = CommandLine(
             binary=binary,
@@ -163,6 +169,8 @@ def _said_of_itself(binary: str) -> tuple[str, str]:
         if done.returncode == 0 and len(words) >= 2:
             return " ".join(words[:-1]), words[-1]
         problem = f"printed {done.stdout!r:.100} and ended with exit code {done.returncode}"
+        if said := done.stderr.strip():
+            problem += f"; the last line of its stderr: {printable(said.splitlines()[-1]):.300}"
     except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     raise click.UsageError(f"{binary} --version: expected a name and a version: {problem}; give --name and --version")

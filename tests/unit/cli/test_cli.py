@@ -221,7 +221,7 @@ def checkout(tmp_path: Path, *, ready: bool) -> Path:
     if ready:
         (root / ".venv" / "bin").mkdir(parents=True)
         console = root / ".venv" / "bin" / "posemesh-node"
-        console.write_text('#!/bin/sh\necho "$PWD|$*"\nexit 7\n')
+        console.write_text('#!/bin/sh\necho "$PWD|$*|$POSEMESH_PROGRAM|${PATH%%:*}"\nexit 7\n')
         console.chmod(0o755)
     return program
 
@@ -233,8 +233,10 @@ def test_the_program_of_a_checkout_works_from_anywhere_and_through_links(tmp_pat
     (tmp_path / "absolute").symlink_to(program)
     (elsewhere / "relative").symlink_to(os.path.join("..", "absolute"))
     for name in (str(program), str(tmp_path / "absolute"), "./relative"):
+        # Examples that begin with "env python3" found one without posemesh.
+        said = f"{elsewhere}|run a b|{name}|{program.parents[1] / '.venv' / 'bin'}\n"
         done = subprocess.run([name, "run", "a b"], cwd=elsewhere, capture_output=True, text=True)
-        assert (done.returncode, done.stdout, done.stderr) == (7, f"{elsewhere}|run a b\n", "")
+        assert (done.returncode, done.stdout, done.stderr) == (7, said, "")
 
 
 def test_the_program_of_a_checkout_says_when_it_is_not_set_up(tmp_path: Path) -> None:

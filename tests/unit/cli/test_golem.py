@@ -95,6 +95,13 @@ def test_what_goes_wrong_is_told_in_one_line(stub: Path, lines: str, be: str, te
     assert code == 1 and text in err
 
 
+def test_a_file_that_is_here_needs_a_path(stub: Path) -> None:
+    """It said that there is no such file, which there is."""
+    command = [*PROGRAM, "debug", "--", stub.name]
+    done = subprocess.run(command, cwd=stub.parent, capture_output=True, text=True, timeout=LIMIT_SECS)
+    assert done.returncode == 2 and f"for the file that is here give ./{stub.name}" in done.stderr
+
+
 def test_a_runtime_that_ends_at_the_prompt_is_not_waited_for(stub: Path) -> None:
     arguments = ["debug", "--", str(stub), "--be", "brief"]
     with subprocess.Popen(
@@ -260,8 +267,12 @@ def test_what_does_not_fit_is_wrong_usage(
     assert (code, shown) == (2, None) and text in err
 
 
-def test_a_program_that_does_not_say_who_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_program_that_does_not_say_who_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = described(capsys, "/bin/false")
     assert code == 2 and "give --name and --version" in err
+    path = tmp_path / "broken"
+    path.write_text("#!/bin/sh\necho Traceback >&2\necho 'no posemesh' >&2\nexit 1\n")
+    path.chmod(0o755)
+    assert "its stderr: no posemesh; give" in described(capsys, str(path))[2]  # why was not told
     code, shown, _ = described(capsys, "/bin/false", "--name", "n", "--version", "0.1.0")
     assert (code, shown[0]["name"]) == (0, "n")
