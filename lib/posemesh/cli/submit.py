@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import click
 
 from posemesh.cli._client import AppSettings, Client, Download, JobView, ServiceError, Unavailable, printable
 from posemesh.cli._progress import Progress
+from posemesh.runners.executors.declared import check_capability
 
 __all__ = ("submit",)
 
@@ -60,10 +62,14 @@ def submit(
     Needs DMS_BASE_URL, DOMAIN_SERVER_URL, DOMAIN_ID and APP_JWT. Ends with 0 when the job was submitted or,
     with --wait, completed; with 1 when it failed.
     """
-    if not capability.strip():
-        raise click.BadParameter("expected a capability like /examples/hello/v1", param_hint="CAPABILITY")
+    try:
+        check_capability(capability)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="CAPABILITY") from None
     task = {"capability": capability, "meta": _object(meta), "mode": mode}
     settings = AppSettings.from_env(env_file)
+    if out is not None:
+        _make(out)
     known: list[str] = []
     try:
         code = asyncio.run(_run(settings, task, inputs, wait or out is not None, out, known.append))
@@ -91,6 +97,16 @@ def _object(text: str) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
+
+
+def _make(out: Path) -> None:
+    """Now, as a job may take hours before anything is put there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        why = f"expected a directory that can be written into, got {out}: {error.strerror}; name another one"
+        raise click.BadParameter(why, param_hint="--out") from None
 
 
 async def _run(

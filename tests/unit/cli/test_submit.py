@@ -225,10 +225,25 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], [" "], ["c", "--input", "nowhere"], ["c", "--out", __file__], ["c", "--mode", "x"]]
+    "arguments",
+    [[], [" "], ["c", "--input", "nowhere"], ["c", "--out", __file__], ["c", "--mode", "x"]],
 )
 def test_wrong_usage(elsewhere, arguments):
     assert run(arguments, GOOD).exit_code == 2
+
+
+@pytest.mark.parametrize("capability", ["bad cap", "/x/\udcff", "c" * 257])
+def test_a_capability_that_no_node_can_offer(elsewhere, capability):
+    """Its job was taken and waited for ever."""
+    result = run([capability], GOOD)
+    assert (result.exit_code, "expected a capability" in result.stderr) == (2, True)
+
+
+def test_where_results_cannot_go_is_told_before_anything_is_sent(elsewhere):
+    """It was told once the job was done."""
+    Path("file").touch()
+    result = run(["c", "--out", Path("file", "below")], GOOD)
+    assert (result.exit_code, "--out" in result.stderr and "Not a directory" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("meta", ["", "{", "[]", "1", '{"a": NaN}', "[" * 100_000])
