@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import secrets
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
+import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -54,14 +56,29 @@ def devnet(port: int, data: Path) -> None:
     It is as strict as the real one, and prints what a correct node would never send. What is in DIR survives
     a restart, the node's wallet included.
     """
+    _check(port, data)
     try:
         asyncio.run(_run(port, data))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise _WrongUsage(f"port {port} is in use; end what uses it, or take another with --port") from None
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise _WrongUsage(f"{data} cannot be used: {error}; end its other user, or take another with --data") from None
+
+
+def _check(port: int, data: Path) -> None:
+    """Before anything is made in ``data``."""
+    try:
+        str(data.resolve()).encode()  # it is written into node.env
+    except UnicodeEncodeError:
+        raise _WrongUsage("expected a directory whose path is UTF-8; take another with --data") from None
+    try:
+        socket.create_server((DevnetConfig().host, port)).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise _WrongUsage(f"port {port} cannot be used: {why}; end what uses it, or take another with --port") from None
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=data).close()
+    except OSError as error:
+        raise _WrongUsage(f"{data} cannot be written into: {error.strerror}; take another with --data") from None
 
 
 async def _run(port: int, data: Path) -> None:
@@ -95,13 +112,22 @@ def _write(path: Path, settings: dict[str, str]) -> None:
     """At once and for the owner alone: it holds a wallet's key or a token."""
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.writelines(f"{name}={value}\n" for name, value in settings.items())
-    part.replace(path)
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in settings.items())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _program() -> str:
+    """What starts it again from here: as it was typed where a checkout's program tells that, else by its name."""
+    typed = os.environ.get("POSEMESH_PROGRAM")
+    return shlex.quote(typed or ("posemesh-node" if shutil.which("posemesh-node") else sys.argv[0]))
 
 
 def _announce(console: Console, net: Devnet, node_env: Path, app_env: Path) -> None:
-    program = "posemesh-node" if shutil.which("posemesh-node") else "bin/posemesh-node"
+    program = _program()
     run = f"{program} run --env-file {shlex.quote(str(node_env))}"
     submit = f"{program} submit /posemesh/noop/v1 --wait --env-file {shlex.quote(str(app_env))}"
     where = Table.grid(padding=(0, 2))

@@ -15,9 +15,10 @@ COMMAND = [sys.executable, "-c", "from posemesh.cli import main; main()", "devne
 
 
 @contextmanager
-def devnet(tmp_path, *arguments, end=signal.SIGTERM):
+def devnet(tmp_path, *arguments, end=signal.SIGTERM, env=None):
     """The process, once it is up; it must end well."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "COLUMNS")}
+    left_out = ("FORCE_COLOR", "COLUMNS", "POSEMESH_PROGRAM")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out} | (env or {})
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=tmp_path,
@@ -68,3 +69,35 @@ def test_what_is_in_use_is_one_sentence(tmp_path, same):
         assert (second.returncode, second.stdout) == (2, "")
         assert second.stderr.count("\n") == 1
         assert f"--{same}" in second.stderr
+        assert not (tmp_path / "two").exists()  # it was left half made
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"d\xff", "whose path is UTF-8"),  # it was a fault of posemesh, and left node.env.part
+        (b"file/below", "Not a directory; take another with --data"),  # that alone was said
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_one_sentence(tmp_path, data, text):
+    (tmp_path / "file").touch()
+    command = [*COMMAND, "--port", "0", "--data", data]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert text in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_commands_it_prints_exist_where_it_runs(tmp_path):
+    """They began with bin/posemesh-node, which is in a checkout's own directory only."""
+    program = tmp_path / "posemesh-node"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    on_path = {"PATH": str(tmp_path)}
+    with devnet(tmp_path, "--port", "0", env=on_path | {"POSEMESH_PROGRAM": "/check out/bin/posemesh-node"}) as said:
+        assert "  ENABLE_NOOP=true '/check out/bin/posemesh-node' run" in said
+    with devnet(tmp_path, "--port", "0", env=on_path) as said:
+        assert "\n  posemesh-node submit" in said
+    program.unlink()
+    with devnet(tmp_path, "--port", "0", env=on_path) as said:
+        assert "\n  -c submit" in said  # what it was started as, here no file
