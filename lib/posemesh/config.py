@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -50,7 +49,7 @@ def _shown(value: object) -> str:
 
 
 def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):  # int() takes no more than 4300
         raise _Wrong(f"expected a whole number, got {_shown(text)}; write digits only")
     return int(text)
 
@@ -95,21 +94,22 @@ def _amounts(text: str) -> tuple[tuple[str, int], ...]:
 def _amount(low: float, high: float = _AMOUNT_MAX, *, above: bool = False) -> Callable[[object], None]:
     """Finite and at least ``low`` (greater with ``above``), at most ``high``."""
     least = f"above {low:g}" if above else f"of at least {low:g}"
-    wanted = f"expected a number {least}" + (f" and at most {high:g}" if high != _AMOUNT_MAX else "")
+    both = f"expected a number {least} and at most {high}"
+    wanted = both if high != _AMOUNT_MAX else f"expected a number {least}"
 
     def rule(value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _Wrong(f"{wanted}, got {_shown(value)}; give a number")
-        if not math.isfinite(value) or value < low or value > high or (above and value == low):
-            raise _Wrong(f"{wanted}, got {_shown(value)}; choose one in that range")
+        if not low <= value <= high or (above and value == low):  # also where it is not a number
+            raise _Wrong(f"{both if value > high else wanted}, got {_shown(value)}; choose one in that range")
 
     return rule
 
 
 def _ratio(value: object) -> None:
-    _amount(0, above=True)(value)
     if isinstance(value, int | float) and value >= 1:
         raise _Wrong(f"expected a ratio between 0 and 1, got {_shown(value)}; 0.5 is a half")
+    _amount(0, above=True)(value)
 
 
 def _one_of(names: tuple[str, ...]) -> Callable[[object], None]:

@@ -257,6 +257,24 @@ def test_the_all_zero_key_is_called_a_placeholder() -> None:
     assert "placeholder" in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("MAX_CONCURRENCY", "9" * 20, "a number of at least 1 and at most 4000000000000"),
+        ("MAX_CONCURRENCY", "9" * 4000, "a number of at least 1 and at most 4000000000000"),
+        ("REGISTER_INTERVAL_SECS", "1e300", "a number above 0 and at most 4000000000000"),
+        ("DRAIN_TIMEOUT_SECS", "1e999", "a number of at least 0 and at most 4000000000000"),
+        ("DRAIN_TIMEOUT_SECS", "-1", "a number of at least 0, got -1.0"),
+        ("NODE_PORT", "9" * 20, "a number of at least 0 and at most 65535"),
+        ("HEARTBEAT_MIN_RATIO", "1e300", "a ratio between 0 and 1"),
+    ],
+)
+def test_the_bound_that_was_broken_is_told(name: str, text: str, wanted: str) -> None:
+    """Of a number too large it said that it is none, or gave the least one."""
+    (problem,) = problems(**{name: text})
+    assert problem.startswith(f"{name}: expected {wanted}")
+
+
 def test_all_problems_come_at_once_in_the_order_of_the_settings() -> None:
     found = problems(
         DMS_BASE_URL="dms",
