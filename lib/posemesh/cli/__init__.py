@@ -81,13 +81,15 @@ def _code(args: list[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _failed("interrupted")
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has seen enough
+        _give_up_output()
         return _FAILED
     except (ConfigError, TargetError) as error:
         return _failed(str(error), code=_WRONG_USAGE)
-    except (PosemeshError, OSError) as error:
+    except PosemeshError as error:
         return _failed(str(error))
+    except OSError as error:
+        return _failed(_refused_by_the_system(error))
     except Exception as error:
         return _failed(_unexpected(error))
 
@@ -95,6 +97,21 @@ def _code(args: list[str] | None) -> int:
 def _failed(message: str, *, code: int = _FAILED) -> int:
     click.echo(scrub(f"posemesh-node: {message}"), err=True)
     return code
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals["__name__"] in ("click.utils", "rich.console"):  # they write nothing else
+        _give_up_output()
+        return f"what it prints cannot be written: {error.strerror}; make room, or send it elsewhere"
+    if isinstance(error.filename, str) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _give_up_output() -> None:
+    """Else the interpreter would write what is left once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(error: Exception) -> str:

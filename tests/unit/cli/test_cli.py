@@ -127,6 +127,28 @@ def test_wrong_usage_shows_no_key(capsys: pytest.CaptureFixture[str], args: list
     assert key not in err and "***" in err and err.startswith("Usage: posemesh-node")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device without room")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["--help"], ["diagram", "--json"], ["devnet", "--port", "0"]])
+def test_output_that_cannot_be_written_is_named(tmp_path: Path, args: list[str], unbuffered: str) -> None:
+    """The system's error alone names no file."""
+    program = [sys.executable, "-c", "from posemesh.cli import main; main()", *args]
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            program, cwd=tmp_path, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "posemesh-node: what it prints cannot be written: No space left on device; make room, or send it elsewhere\n",
+    )
+
+
+def test_a_file_that_the_system_refuses_is_named_first(capsys: pytest.CaptureFixture[str], raising) -> None:  # type: ignore[no-untyped-def]
+    raising(FileNotFoundError(2, "No such file or directory", "a"))
+    assert run(capsys, "submit") == (1, "", "posemesh-node: a: No such file or directory\n")
+
+
 def test_a_command_s_own_code_is_kept(capsys: pytest.CaptureFixture[str], raising) -> None:  # type: ignore[no-untyped-def]
     raising(click.exceptions.Exit(1))
     assert run(capsys, "submit")[0] == 1
