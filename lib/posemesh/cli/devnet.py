@@ -72,7 +72,7 @@ def _check(port: int, data: Path) -> None:
     try:
         socket.create_server((DevnetConfig().host, port)).close()
     except OSError as error:
-        why = error.strerror or str(error)
+        why = os.strerror(error.errno or 0)
         raise _WrongUsage(f"port {port} cannot be used: {why}; end what uses it, or take another with --port") from None
     try:
         data.mkdir(parents=True, exist_ok=True)

@@ -69,6 +69,7 @@ def test_what_is_in_use_is_one_sentence(tmp_path, same):
         assert (second.returncode, second.stdout) == (2, "")
         assert second.stderr.count("\n") == 1
         assert f"--{same}" in second.stderr
+        assert same == "data" or f"port {port} cannot be used: Address already in use; " in second.stderr
         assert not (tmp_path / "two").exists()  # it was left half made
 
 
