@@ -237,6 +237,12 @@ class Runtime:
             await self._close()
 
     async def _close(self) -> None:
+        for task in self._engine.statistics().tasks:
+            if task.state == "finishing":
+                logger().warning(
+                    f"task {task.task_id}: its outcome could not be put on record and is lost with this node; make "
+                    "room in STATE_DIR. The service leases the task again when its lease has run out"
+                )
         self.post(NodeLeft())
         self._scheduler.close()
         for outcome in self._ledger.unsettled():

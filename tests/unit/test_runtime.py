@@ -16,6 +16,7 @@ from posemesh import NodeConfig, telemetry
 from posemesh.capacity import Capacity
 from posemesh.control.memory import MemoryStore
 from posemesh.control.node_ledger import NodeLedger
+from posemesh.control.store import LedgerFull
 from posemesh.devnet import Devnet, DevnetConfig
 from posemesh.runners.executors.declared import Terms, declare_runner
 from posemesh.runners.metrics import MetricsBackend, noop_metrics
@@ -161,6 +162,28 @@ def test_closing_at_any_time() -> None:
 
     with_runtime(closed)
     with_runtime(opening)
+
+
+def test_an_outcome_that_is_not_on_record_is_told(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a full disk it was lost without a word."""
+
+    async def full(*args: object, **named: object) -> None:
+        raise LedgerFull("the disk is full")
+
+    monkeypatch.setattr(NodeLedger, "commit_outcome", full)
+
+    async def test(net: Devnet, runtime: Runtime) -> None:
+        await runtime.open(None, fixed=False)
+        await runtime.ready
+        net.submit("/a/v1")
+        await asyncio.sleep(60)
+        assert [task.state for task in runtime.statistics().tasks] == ["finishing"]
+        runtime.drain(5)
+        await runtime.left
+        await runtime.close()
+        assert len([line for line in log if "its outcome could not be put on record and is lost" in line]) == 1
+
+    with_runtime(test)
 
 
 def test_an_undelivered_outcome_is_told(log: list[str]) -> None:

@@ -349,7 +349,7 @@ TABLE = (
     Edge(AskAbandoned, (DRAINING, CLOSING), None, "an unanswered ask must not hold up the stop", do=(forget_asks,)),
     Edge(DrainOver, DRAINING, CLOSING, "the tasks had their time", do=(close,)),
     Edge(Emptied, (DRAINING, CLOSING), STOPPED, "nothing is left", do=(leave,)),
-    Edge(LeaveDue, CLOSING, STOPPED, "what is undelivered now stays in the ledger", do=(leave,)),
+    Edge(LeaveDue, CLOSING, STOPPED, "what is undelivered now is the ledger's, where it took it", do=(leave,)),
 )
 
 MACHINE = Lifecycle("poller", PollerState, TABLE, subject=Poller, initial=WAITING, ends=(STOPPED,))

@@ -44,6 +44,9 @@ class MemoryStorage:
         self.contents: dict[str, bytes] = {}
         self._task = task
         self._inputs = dict(inputs)
+        for id, given in self._inputs.items():
+            if not isinstance(given, (bytes, bytearray, memoryview, Path)):
+                raise TypeError(f"input {id!r}: expected bytes, or the Path of a file, got {type(given).__name__}")
         self._stored: dict[str, Artifact] = {}
         self._writers: dict[int, tuple[str, bytearray]] = {}
         self._numbers = itertools.count(1)

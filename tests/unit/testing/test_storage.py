@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -131,3 +132,10 @@ def test_two_paths_with_one_name_are_refused_as_on_a_node(storage: MemoryStorage
     with pytest.raises(UploadFailed, match="is that of 'out/a/b.txt' too; choose another path"):
         storage.respond(PutArtifact(rel_path="a_b.txt", content=b"second"))
     assert storage.contents == {"out/a/b.txt": b"again"}
+
+
+@pytest.mark.parametrize("wrong", ["README.md", 3, None])
+def test_an_input_is_bytes_or_a_path(wrong: Any) -> None:
+    """A number became so many zero bytes."""
+    with pytest.raises(TypeError, match="input 'a': expected bytes, or the Path of a file"):
+        MemoryStorage(TASK, {"a": wrong})

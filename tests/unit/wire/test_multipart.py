@@ -89,6 +89,7 @@ def test_the_end_needs_no_line_break() -> None:
     [
         ('"a;b"', "a;b"),
         ('"a\\"b"', 'a"b'),
+        ('"a\\"b\\"\\"c"', 'a"b""c'),
         ('"a\\\\b"', "a\\b"),
         ("bare", "bare"),
         ('""', ""),
