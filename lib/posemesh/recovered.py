@@ -47,7 +47,7 @@ def recovered(
     for place, left in enumerate(ledger.interrupted):
         result = finished.get(str(left.envelope.task.id))
         # An earlier lease of it was still at work, and got there. By the order on record: the clock may have been set.
-        if result is not None and result.position >= left.position:
+        if result is not None and (result.position is None or result.position >= left.position):
             ledger.drop(left.id, "the result of an earlier lease is there")
             continue
         key = next(given)

@@ -240,8 +240,8 @@ class Runtime:
         for task in self._engine.statistics().tasks:
             if task.state == "finishing":
                 logger().warning(
-                    f"task {task.task_id}: its outcome could not be put on record and is lost with this node; make "
-                    "room in STATE_DIR. The service leases the task again when its lease has run out"
+                    f"task {task.task_id}: its outcome is not on record yet, and may be lost with this node; see that "
+                    "STATE_DIR has room. The service leases the task again when its lease has run out"
                 )
         self.post(NodeLeft())
         self._scheduler.close()

@@ -181,7 +181,7 @@ def test_an_outcome_that_is_not_on_record_is_told(log: list[str], monkeypatch: p
         runtime.drain(5)
         await runtime.left
         await runtime.close()
-        assert len([line for line in log if "its outcome could not be put on record and is lost" in line]) == 1
+        assert len([line for line in log if "its outcome is not on record yet, and may be lost" in line]) == 1
 
     with_runtime(test)
 

@@ -65,7 +65,7 @@ def _typed(path: Path) -> Iterator[None]:
             code = sqlite3.SQLITE_CORRUPT
         kind, remedy = _ERRORS.get(code, (LedgerFailed, "look at the disk it is on"))
         raise kind(f"{path}: {error}; {remedy}") from error
-    except UnicodeDecodeError as error:  # of a table's name, or of what SQLite says of the damage
+    except UnicodeError as error:  # of a table's name, or of what SQLite says of the damage
         raise LedgerCorrupt(f"{path}: {error}; {LEFT}") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -63,5 +63,8 @@ def _read(db: sqlite3.Connection, kind: type[R], runtime: str, id: str) -> R | L
         found = tables.read(db, kind, runtime, id)
     except LedgerCorrupt as error:
         return error
+    except UnicodeEncodeError:  # its key is no text
+        key = f"{runtime}/{id}".encode("utf-8", "backslashreplace").decode()
+        return LedgerCorrupt(f"{tables.NAMES[kind]} {key}: the row is not as it was written; it was left as it is")
     assert found is not None  # the caller reads as of one moment
     return found

@@ -70,13 +70,13 @@ class Interrupted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
     """An outcome that the service has not answered to. ``position`` is the place of what was leased last before it was
-    recorded.
+    recorded, None where that is not known.
     """
 
     id: str
     outcome: Outcome
     fence: int
-    position: int
+    position: int | None
 
 
 def taken(

@@ -313,7 +313,7 @@ class OutboxEntry:
     and how its delivery ended stand beside it in its row. ``digest`` is the SHA-256 in hex of the list of artifacts.
 
     ``receipt`` is the sequence of the receipt it was committed with, None where the work came to no boundary;
-    ``position`` the last place that had been given to an input by then.
+    ``position`` the last place that had been given to an input by then, None where that was not noted.
     """
 
     id: str
@@ -322,7 +322,7 @@ class OutboxEntry:
     outcome: Outcome
     digest: str
     receipt: int | None = None
-    position: int = 0
+    position: int | None = None
 
 
 # -- What comes out -------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from posemesh.types import TaskSpec
 
 __all__ = ("Route", "RunnerRegistry")
 
-# What a runner may raise where it is called without being awaited: it ends the run, never the node.
 _UNWANTED: Final = ("timeout", "lost", "cancelled")
 """What a task is told to stop for that makes its result worthless, if it comes to one all the same."""
 

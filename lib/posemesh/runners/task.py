@@ -182,7 +182,11 @@ def _text(what: str, value: str) -> str:
 
 def _content(content: bytes | PathLike[str]) -> bytes | Path:
     # Absolute, as user code in a process of its own may have another working directory than its node.
-    return Path(content).absolute() if isinstance(content, PathLike) else _bytes(content)
+    if not isinstance(content, PathLike):
+        return _bytes(content)
+    with suppress(FileNotFoundError):  # the directory itself is gone: nothing is there to be read
+        return Path(content).absolute()
+    return Path(content)
 
 
 def _bytes(data: object) -> bytes:

@@ -49,7 +49,7 @@ class Scheduler:
         """Take an event in; on the loop of this scheduler only. What a command posts meanwhile waits its turn."""
         self._inbox.append(event)
         if not self._busy:
-            self._context.run(self._drain)
+            self._context.copy().run(self._drain)
 
     def close(self) -> None:
         """Stop the timer; later events are dropped."""
@@ -107,4 +107,4 @@ class Scheduler:
             self._timer.cancel()
         self._timer_at = deadline
         delay = max(0.0, deadline - self._clock.monotonic())
-        self._timer = self._loop.call_later(delay, self._elapse, context=self._context)
+        self._timer = self._loop.call_later(delay, self._elapse, context=self._context.copy())

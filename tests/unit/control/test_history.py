@@ -130,6 +130,20 @@ def test_text_that_is_none_hides_no_other_row(tmp_path: Path) -> None:
     assert "inputs rt:node:1/i1" in str(found[1])
 
 
+@pytest.mark.parametrize("column", ["id", "runtime"])
+def test_a_key_that_is_no_text_hides_no_other_row(tmp_path: Path, column: str) -> None:
+    database = Database.open(tmp_path)
+    database.write([a_commit(a_runtime(), an_input(id="i1"), an_input(id="i2", position=2, created=5.0))])
+    database.close()
+    with sqlite3.connect(tmp_path / "ledger.db") as damaged:
+        damaged.execute(f"UPDATE inputs SET {column} = CAST(x'ff41' AS TEXT) WHERE id = 'i1'")
+    damaged.close()
+    with reading(tmp_path) as db:
+        found = [row for row, _ in latest(db, 9)]
+    assert [type(row) for row in found] == [InputRow, LedgerCorrupt]
+    assert "\\udcffA" in str(found[1])
+
+
 def test_of_several_deliveries_the_latest_counts(tmp_path: Path) -> None:
     database = Database.open(tmp_path)
     rows = [

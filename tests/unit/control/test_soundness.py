@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,36 @@ def test_commits_behind_a_flipped_bit_of_the_log_are_not_taken_for_absent(tmp_pa
     assert log.read_bytes() == bytes(data)
     os.truncate(log, 32 + 4120 * 3)
     Database.open(tmp_path / "left").close()
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="locks are listed by Linux alone")
+def test_looking_at_a_ledger_drops_no_lock_of_sqlite_s(tmp_path: Path) -> None:
+    """The first look opened and closed the log's index, whose locks are the process's: the next program that opened the
+    ledger took itself for the only one, and the node died of SIGBUS.
+    """
+    database = Database.open(tmp_path)
+    assert database.write([a_commit(a_runtime())]) == [None]
+    with reading(tmp_path):
+        pass
+    index = (tmp_path / f"{FILE}-shm").stat().st_ino
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines() if f":{index} " in line]
+    mine = [line for line in held if line[4] == str(os.getpid())]
+    assert any(line[6:8] == ["128", "128"] for line in mine), held
+    database.close()
+
+
+def test_a_writer_lives_through_many_looks(tmp_path: Path) -> None:
+    """Each from another process, as `ledger ls` is one."""
+    database = Database.open(tmp_path)
+    assert database.write([a_commit(a_runtime())]) == [None]
+    program = "import sys; from pathlib import Path; from posemesh.control.database import reading\n"
+    program += "for _ in range(200):\n    with reading(Path(sys.argv[1])) as db: db.execute('SELECT 1').fetchone()"
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as looking:
+        number = 0
+        while looking.poll() is None:
+            number += 1
+            assert database.write([a_commit(a_receipt(number))]) == [None]
+    assert looking.returncode == 0
+    with reading(tmp_path) as db:
+        assert db.execute("SELECT COUNT(*) FROM receipts").fetchone() == (number,)
+    database.close()

@@ -313,6 +313,14 @@ def moves(task: SyncTaskContext) -> None:
     Path("result.txt").write_text("from the runner")
     task.output.put_file("result", "result.txt")
     task.output.put_domain_artifact("again", Path("result.txt"))
+    gone = task.workspace / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    try:
+        task.output.put_file("nothing", "gone.txt")
+    except OSError as error:
+        task.ctrl.progress({"asked": error.filename})
 
 
 class BadInit:

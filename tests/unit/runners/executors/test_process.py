@@ -529,6 +529,7 @@ def test_a_file_is_the_runner_s_wherever_it_has_gone(
             ending, job = await bench.ending(runner)
             assert ending.code is None, ending
             assert job.put == {"result": b"from the runner", "again": b"from the runner"}
+            assert str(job.asked[-1].content) == "gone.txt", "where it was asked for is the node's to say"
 
     finished(test)
 
