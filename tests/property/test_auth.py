@@ -150,4 +150,4 @@ def test_auth() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_auth_at_length() -> None:
-    at_length(AuthRules, 400)
+    at_length(AuthRules, 600)

@@ -145,4 +145,4 @@ def test_delivery() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_delivery_at_length() -> None:
-    at_length(DeliveryRules, 400)
+    at_length(DeliveryRules, 600)

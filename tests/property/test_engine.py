@@ -601,7 +601,7 @@ def test_engine() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_engine_at_length() -> None:
-    at_length(NodeRules, 400, 60)
+    at_length(NodeRules, 600, 60)
 
 
 def long_life(seed: int) -> Counter[str]:
@@ -621,7 +621,7 @@ def test_long_lives_see_every_ending() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(8))
 def test_many_long_lives(part: int) -> None:
     for seed in range(1000 + part * 100, 1100 + part * 100):
         long_life(seed)

@@ -359,4 +359,4 @@ def test_a_lease_and_its_session() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_lease_and_its_session_at_length() -> None:
-    at_length(LeaseRules, 400)
+    at_length(LeaseRules, 600)

@@ -319,4 +319,4 @@ def test_poller() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_poller_at_length() -> None:
-    at_length(PollerRules, 400)
+    at_length(PollerRules, 600)

@@ -194,4 +194,4 @@ def test_registration() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_registration_at_length() -> None:
-    at_length(RegistrationRules, 400)
+    at_length(RegistrationRules, 600)

@@ -514,7 +514,7 @@ def test_runners() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_runners_at_length() -> None:
-    at_length(RunnerRules, 300, 60)
+    at_length(RunnerRules, 400, 60)
 
 
 def long_life(seed: int) -> Counter[str]:
@@ -536,7 +536,7 @@ def test_long_lives_see_every_outcome() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", range(4))
 def test_many_long_lives(part: int) -> None:
     for seed in range(1000 + part * 100, 1100 + part * 100):
         long_life(seed)
