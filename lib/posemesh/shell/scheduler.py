@@ -107,4 +107,4 @@ class Scheduler:
             self._timer.cancel()
         self._timer_at = deadline
         delay = max(0.0, deadline - self._clock.monotonic())
-        self._timer = self._loop.call_later(delay, self._elapse, context=self._context.copy())
+        self._timer = self._loop.call_later(delay, self._elapse)
