@@ -179,6 +179,10 @@ def test_a_lease_that_came_after_the_result_goes_on_whatever_the_clock_says(tick
         route = {"route": lambda spec: TO_A, "runners": {}, "slots": 4, "wall": NOW}
         kinds = [type(event) for event in recovered(again, range(1, 3), **route)]
         assert kinds == [OutcomeRecovered, LeaseRecovered]
+        again = await opened(rows)
+        again.owed = tuple(replace(each, position=None) for each in again.owed)
+        kinds = [type(event) for event in recovered(again, range(3, 5), **route)]
+        assert kinds == [OutcomeRecovered], "of which nobody knows is not run twice"
         await again.close()
 
     asyncio.run(main())

@@ -126,6 +126,9 @@ def test_text_that_is_none_hides_no_other_row(tmp_path: Path) -> None:
     damaged.close()
     with reading(tmp_path) as db:
         found = [row for row, _ in latest(db, 9)]
+        assert [type(each) for each in concerning(db, "i1")] == [LedgerCorrupt]
+        with pytest.raises(LedgerCorrupt, match="inputs rt:node:1/i1"):
+            tables.snapshot(db, RUNTIME)
     assert [type(row) for row in found] == [InputRow, LedgerCorrupt]
     assert "inputs rt:node:1/i1" in str(found[1])
 

@@ -271,24 +271,28 @@ def test_after_damage_was_met_nothing_more_is_written(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+class Crowded(HostOffload):
+    """While it is ``full`` no thread can be had."""
+
+    full = False
+
+    async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        if self.full:
+            raise RuntimeError("can't start new thread")
+        return await super().call(function, *args, **named)
+
+
 def test_where_no_thread_can_be_had_nobody_waits_for_ever(tmp_path: Path) -> None:
     """A node with one slot would commit nothing else that could wake who waits."""
 
-    class Crowded(HostOffload):
-        full = False
-
-        async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-            if Crowded.full:
-                raise RuntimeError("can't start new thread")
-            return await super().call(function, *args, **named)
-
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path, Crowded())
-        Crowded.full = True
+        offload = Crowded()
+        store = await SqliteStore.open(tmp_path, offload)
+        offload.full = True
         commits = asyncio.gather(*(store.commit(a_new(number)) for number in (1, 2)), return_exceptions=True)
         answers = await asyncio.wait_for(commits, LIMIT_SECS)
         assert [(type(each), "start new thread" in str(each)) for each in answers] == [(LedgerFailed, True)] * 2
-        Crowded.full = False
+        offload.full = False
         await store.commit(a_new(3))
         assert await ids(store) == ["i3"], "what nobody could finish is undone"
         await store.close()
@@ -298,14 +302,6 @@ def test_where_no_thread_can_be_had_nobody_waits_for_ever(tmp_path: Path) -> Non
 
 def test_a_close_that_failed_can_be_tried_again(tmp_path: Path) -> None:
     """It had failed for ever, and kept the lock: this process could not open the directory again."""
-
-    class Crowded(HostOffload):
-        full = False
-
-        async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-            if self.full:
-                raise RuntimeError("can't start new thread")
-            return await super().call(function, *args, **named)
 
     async def main() -> None:
         offload = Crowded()
@@ -324,14 +320,14 @@ def test_a_close_that_failed_can_be_tried_again(tmp_path: Path) -> None:
 def test_what_no_thread_could_end_is_taken_back_at_once(tmp_path: Path) -> None:
     """It held the file until the next commit, which may be hours away."""
 
-    class Crowded(HostOffload):
+    class Unfit(HostOffload):
         async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
             if function.__name__ == "_work":
                 raise RuntimeError("can't start new thread")
             return await super().call(function, *args, **named)
 
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path, Crowded())
+        store = await SqliteStore.open(tmp_path, Unfit())
         with pytest.raises(LedgerFailed):
             await store.commit(a_new(1))
         other = sqlite3.connect(store._database.path, isolation_level=None, timeout=0)

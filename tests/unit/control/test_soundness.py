@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from posemesh.control import tables
 from posemesh.control.database import Database, reading
 from posemesh.control.soundness import FILE, check_header, check_pages, expect_content, has_log
 from posemesh.control.store import LedgerCorrupt, LedgerTooNew, LedgerUnfit
@@ -97,3 +98,13 @@ def test_a_writer_lives_through_many_looks(tmp_path: Path) -> None:
     with reading(tmp_path) as db:
         assert db.execute("SELECT COUNT(*) FROM receipts").fetchone() == (number,)
     database.close()
+
+
+def test_a_ledger_without_one_of_its_tables_is_damaged(tmp_path: Path) -> None:
+    """It was said to be unknown whether a commit had happened, and the disk was to be looked at."""
+    Database.open(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as damaged:
+        damaged.execute("DROP TABLE outbox")
+    damaged.close()
+    with pytest.raises(LedgerCorrupt, match="no such table: outbox"), reading(tmp_path) as db:
+        tables.snapshot(db, "rt:node:1")

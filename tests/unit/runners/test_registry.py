@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from posemesh.commands import StopReason
 from posemesh.errors import InvalidSpec, NodeStartError, RunnerInternal, UnsupportedKind
+from posemesh.machines import lease
 from posemesh.outcomes import OUTCOMES, FailureCode
 from posemesh.runners.ending import Ending, ending_of
 from posemesh.runners.metrics import RunnerType
@@ -98,6 +101,22 @@ def test_a_cancellation_that_nobody_asked_for_is_told_as_the_error_it_is() -> No
     job.cancelled, job.stop_reason = True, "shutdown"
     runner.runs[1].end(ending_of(asyncio.CancelledError()))
     assert rig.endings[1].code is FailureCode.CANCELLED
+    rig.run()
+    rig.close()
+    runner.runs[2].end(ending_of(asyncio.CancelledError()))
+    assert rig.endings[2].code is FailureCode.CANCELLED, "the registry's end is what ended it"
+
+
+def test_what_makes_a_result_worthless_is_what_the_lease_s_table_says() -> None:
+    """Else a task that is reported complete counts as cancelled, or the other way round."""
+    step: Any = SimpleNamespace(now=0.0)
+    for reason in StopReason:
+        runner, job, told = Stub("a"), FakeJob(), lease.Lease(key=1)
+        rig = Rig(runner)
+        rig.run(job)
+        told.stop, job.cancelled, job.stop_reason = reason, True, reason.value
+        runner.runs[0].end(FINE)
+        assert (rig.counted.outcomes == ["success"]) != lease.unwanted(told, step), reason
 
 
 @pytest.mark.parametrize("reason", [None, "shutdown", "expired", "lost", "cancelled", "timeout"])

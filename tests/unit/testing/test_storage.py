@@ -132,6 +132,9 @@ def test_two_paths_with_one_name_are_refused_as_on_a_node(storage: MemoryStorage
     with pytest.raises(UploadFailed, match="is that of 'out/a/b.txt' too; choose another path"):
         storage.respond(PutArtifact(rel_path="a_b.txt", content=b"second"))
     assert storage.contents == {"out/a/b.txt": b"again"}
+    first, _ = storage.artifacts[0], storage.respond(PutArtifact(rel_path="c", content=b"", name="own", data_type="t"))
+    storage.respond(PutArtifact(rel_path="d", content=b"", name="own", data_type="t"))
+    assert first.name != "own" and len(storage.contents) == 3, "who names it himself may name two alike"
 
 
 @pytest.mark.parametrize("wrong", ["README.md", 3, None])
